@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pets_core.errors import PetsError, format_list
 
-__all__ = ["AsyncStepMetrics", "StepRows"]
+__all__ = ["StepRows"]
 
 _MAX_LISTED = 128
 _MIN_SCALE = 1e-3
@@ -21,15 +21,35 @@ _MIN_SCALE = 1e-3
 scale at each overflow; below 1 it shrinks the gradients, so overflow has another cause."""
 
 
+class _PendingStep(NamedTuple):
+    """Step whose values are being copied to the host.
+
+    Attributes:
+        number: Number of the step, from 0 at the first that was added.
+        rates: Learning rate by layer group.
+        ids: Ids of this rank's samples.
+        event: Reached when the values are on the host; None: they are there.
+    """
+
+    number: int
+    rates: Mapping[int, float]
+    ids: Sequence[str]
+    event: torch.Event | None
+
+
 class StepRows:
     """History rows of one epoch; losses and gradient norms are filled in by `fill`.
+
+    Loss and gradient norm of each step are checked on the host without blocking the device.
 
     Args:
         rows: Rows of the epoch's steps so far, extended in place.
         first_step: Number of the epoch's first step.
         num_steps: Number of steps in the epoch.
-        accelerator: Devices and ranks.
-        starts_phase: Whether the epoch's first step is the first of a phase.
+        accelerator: Devices and ranks. Its gradient scaler, if any (fp16), handles gradients that
+            are not finite.
+        starts_phase: Whether the epoch's first step is the first of a phase; its gradient must not
+            be zero.
     """
 
     def __init__(
@@ -41,19 +61,21 @@ class StepRows:
         *,
         starts_phase: bool = False,
     ) -> None:
-        self._rows, self._first_step, self._accelerator = rows, first_step, accelerator
+        self._rows, self._accelerator = rows, accelerator
+        self._start = first_step + len(rows)
+        self._starts_phase = starts_phase and not rows
         self._sizes: list[int] = []
         self._own_sizes: list[int] = []
-        self._metrics = AsyncStepMetrics(
-            num_steps - len(rows), self.num_done, accelerator.device,
-            has_scaler=accelerator.scaler is not None, starts_phase=starts_phase and not rows,
-        )  # fmt: skip
+        self._on_gpu = accelerator.device.type == "cuda"
+        # Loss sum of this rank's samples and gradient norm, by step.
+        self._values = torch.zeros(num_steps - len(rows), 2, pin_memory=self._on_gpu)
+        self._pending: deque[_PendingStep] = deque()
         self._num_filled = 0
 
     @property
     def num_done(self) -> int:
         """Number of optimizer steps taken, including earlier epochs."""
-        return self._first_step + len(self._rows)
+        return self._start + len(self._sizes)
 
     def add(
         self,
@@ -64,7 +86,7 @@ class StepRows:
         host_metrics: Mapping[str, float],
         global_size: int,
     ) -> None:
-        """Add one step; raises the errors of `AsyncStepMetrics.add`.
+        """Add one step: copy its values to the host, and check those that have arrived.
 
         Args:
             loss_sum: Loss summed over this rank's samples, a scalar.
@@ -73,8 +95,19 @@ class StepRows:
             rates: Learning rate by layer group.
             host_metrics: Metrics that are on the host already, such as the momentum.
             global_size: Number of samples over all ranks.
+
+        Raises:
+            PetsError: The loss or the gradient of a step is not finite.
+            RuntimeError: The gradient of the first step of a phase is zero.
         """
-        self._metrics.add(loss_sum, grad_norm, rates, ids)
+        number, values = len(self._sizes), torch.stack([loss_sum.float(), grad_norm.float()])
+        self._values[number].copy_(values, non_blocking=self._on_gpu)
+        event = None
+        if self._on_gpu:
+            event = torch.Event(self._accelerator.device)
+            event.record()
+        self._pending.append(_PendingStep(number, rates, ids, event))
+        self._check(wait=False)
         self._sizes.append(global_size)
         self._own_sizes.append(len(ids))
         self._rows.append(
@@ -84,10 +117,10 @@ class StepRows:
     @property
     def latest_loss(self) -> float | None:
         """Mean loss over this rank's samples, of the last step that is on the host; else None."""
-        number = self._metrics.num_arrived - 1
+        number = len(self._sizes) - len(self._pending) - 1
         if number < 0 or not self._own_sizes[number]:
             return None
-        return float(self._metrics.loss_sums[number]) / self._own_sizes[number]
+        return float(self._values[number, 0]) / self._own_sizes[number]
 
     def fill(self) -> None:
         """Fill in loss and gradient norm of all rows; all ranks call it after the same step.
@@ -95,7 +128,7 @@ class StepRows:
         Raises:
             PetsError: A loss is not finite, or the gradients overflow in every step (fp16).
         """
-        self._metrics.check(wait=True)
+        self._check(wait=True)
         scaler = self._accelerator.scaler
         if scaler and scaler.get_scale() < _MIN_SCALE:
             raise PetsError(
@@ -106,103 +139,32 @@ class StepRows:
         if new.start == new.stop:
             return
         # One collective for many steps.
-        sums = self._metrics.loss_sums[new].to(self._accelerator.device)
+        sums = self._values[new, 0].to(self._accelerator.device)
         losses = self._accelerator.reduce(sums, "sum").tolist()
-        norms, sizes = self._metrics.grad_norms[new], self._sizes[new]
+        norms, sizes = self._values[new, 1].tolist(), self._sizes[new]
         rows = self._rows[len(self._rows) - len(losses) :]
         for row, loss, size, norm in zip(rows, losses, sizes, norms, strict=True):
             row |= {"loss": loss / size, "grad_norm": norm}
         self._num_filled = new.stop
 
-
-class AsyncStepMetrics:
-    """Loss and gradient norm of each step, checked on the host without blocking the device.
-
-    Args:
-        num_steps: Number of steps to come.
-        first_step: Number of the first of them.
-        device: Device on which the values are computed.
-        has_scaler: Whether a gradient scaler handles gradients that are not finite (fp16).
-        starts_phase: Whether the first step is the first of a phase; its gradient must not be zero.
-    """
-
-    def __init__(
-        self,
-        num_steps: int,
-        first_step: int,
-        device: torch.device,
-        *,
-        has_scaler: bool,
-        starts_phase: bool = False,
-    ) -> None:
-        self._values = torch.zeros(num_steps, 2, pin_memory=device.type == "cuda")
-        self._first_step, self._device, self._has_scaler = first_step, device, has_scaler
-        self._starts_phase = starts_phase
-        self._pending: deque[tuple[int, Mapping[int, float], Sequence[str], torch.Event | None]] = (
-            deque()
-        )
-        self._added = 0
-
-    def add(
-        self, loss_sum: Tensor, grad_norm: Tensor, rates: Mapping[int, float], ids: Sequence[str]
-    ) -> None:
-        """Copy one step's values to the host, and check those that have arrived.
-
-        Args:
-            loss_sum: Loss summed over this rank's samples, a scalar.
-            grad_norm: Norm of the gradient, a scalar.
-            rates: Learning rate by layer group, for error messages.
-            ids: Ids of this rank's samples, for error messages.
-
-        Raises:
-            PetsError: The loss or the gradient of a step is not finite.
-            RuntimeError: The gradient of the first step of a phase is zero.
-        """
-        values = torch.stack([loss_sum.float(), grad_norm.float()])
-        on_gpu = self._device.type == "cuda"
-        self._values[self._added].copy_(values, non_blocking=on_gpu)
-        event = None
-        if on_gpu:
-            event = torch.Event(self._device)
-            event.record()
-        self._pending.append((self._added, rates, ids, event))
-        self._added += 1
-        self.check(wait=False)
-
-    def check(self, *, wait: bool) -> None:
+    def _check(self, *, wait: bool) -> None:
         """Check the values that have arrived, or wait for all of them; raises as `add` does."""
         while self._pending:
-            number, rates, ids, event = self._pending[0]
-            if event is not None and not event.query():
+            step = self._pending[0]
+            if step.event is not None and not step.event.query():
                 if not wait:
                     return
-                event.synchronize()
+                step.event.synchronize()
             self._pending.popleft()
-            self._check_finite(number, rates, ids)
-            if number == 0 and self._starts_phase:
+            self._check_finite(step)
+            if step.number == 0 and self._starts_phase:
                 self._check_gradient_not_zero()
 
-    @property
-    def num_arrived(self) -> int:
-        """Number of steps whose values are on the host."""
-        return self._added - len(self._pending)
-
-    @property
-    def loss_sums(self) -> Tensor:
-        """Loss sums of this rank's samples by step, float32 on the host; valid after `check`."""
-        return self._values[: self._added, 0]
-
-    @property
-    def grad_norms(self) -> list[float]:
-        """Gradient norm by step; valid after `check`."""
-        norms: list[float] = self._values[: self._added, 1].tolist()
-        return norms
-
-    def _check_finite(self, number: int, rates: Mapping[int, float], ids: Sequence[str]) -> None:
-        loss, norm = self._values[number].tolist()
-        if math.isfinite(loss) and (self._has_scaler or math.isfinite(norm)):
+    def _check_finite(self, step: _PendingStep) -> None:
+        loss, norm = self._values[step.number].tolist()
+        if math.isfinite(loss) and (self._accelerator.scaler or math.isfinite(norm)):
             return
-        groups = ", ".join(f"{rate:.2e}" for rate in rates.values())
+        groups = ", ".join(f"{rate:.2e}" for rate in step.rates.values())
         if math.isfinite(loss):
             # The cause may be the loss of another rank, which reports its own samples.
             problem = f"gradient norm is {norm}"
@@ -210,9 +172,9 @@ class AsyncStepMetrics:
         else:
             problem, samples = f"loss is {loss}", "the samples of the step"
         raise PetsError(
-            f"the {problem} at step {self._first_step + number}; the step changed no weights. "
+            f"the {problem} at step {self._start + step.number}; the step changed no weights. "
             f"Lower train.base_lr or train.lr_max (learning rates of the layer groups: {groups}), "
-            f"or check {samples}: {format_list(ids, _MAX_LISTED)}"
+            f"or check {samples}: {format_list(step.ids, _MAX_LISTED)}"
         )
 
     def _check_gradient_not_zero(self) -> None:
@@ -220,6 +182,6 @@ class AsyncStepMetrics:
         if norm == 0 and loss > 0:
             # No later step would show that gradients reach no weight.
             raise RuntimeError(
-                f"the gradient at step {self._first_step}, the first of its phase, is zero at a "
+                f"the gradient at step {self._start}, the first of its phase, is zero at a "
                 f"loss of {loss:g}: no gradient reaches the trainable weights"
             )

@@ -27,7 +27,7 @@ from pets_core.training.history import History
 from pets_core.training.loop import train_epoch, train_step
 from pets_core.training.schedule import OneCycle
 from pets_core.training.state import TrainState, _with_integers
-from pets_core.training.step_metrics import AsyncStepMetrics
+from pets_core.training.step_metrics import StepRows
 
 pytestmark = pytest.mark.gpu
 
@@ -109,11 +109,11 @@ def test_non_finite_step_changes_nothing_and_is_named(parts):
     loss, norm = train_step(prepared, batch)
     for name, value in model.state_dict().items():
         assert torch.equal(before[name], value), name
-    metrics = AsyncStepMetrics(1, 41, accelerator.device, has_scaler=False)
+    rows = StepRows([], 41, 1, accelerator)
 
     def add_step() -> None:
-        metrics.add(loss, norm, {0: 1e-3}, batch.ids)
-        metrics.check(wait=True)
+        rows.add(loss, norm, batch.ids, {0: 1e-3}, {}, batch.global_size)
+        rows.fill()
 
     with pytest.raises(PetsError, match="step 41"):
         add_step()

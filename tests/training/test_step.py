@@ -1,6 +1,7 @@
 """One optimizer step: accumulation, clipping, non-finite values and step metrics."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel, balanced_weights
 from pets_core.training.loop import train_step
 from pets_core.training.prepared import prepare
-from pets_core.training.step_metrics import AsyncStepMetrics
+from pets_core.training.step_metrics import StepRows
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +80,16 @@ def test_non_finite_gradient_does_not_change_the_weights(
         assert torch.equal(weight, tiny_model.state_dict()[name]), name
 
 
+def step_rows(first_step, num_steps, *, scaled=False, starts_phase=False):
+    """Return empty rows, on a CPU; the scaler of a scaled training has a scale of 1."""
+    scaler = SimpleNamespace(get_scale=lambda: 1.0) if scaled else None
+    accelerator = SimpleNamespace(device=torch.device("cpu"), scaler=scaler)
+    return StepRows([], first_step, num_steps, accelerator, starts_phase=starts_phase)
+
+
 def add_step(loss, norm, scaled=False):
-    metrics = AsyncStepMetrics(1, 41, torch.device("cpu"), has_scaler=scaled)
-    metrics.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5, 1: 1e-3}, ["a.jpg", "b.jpg"])
+    rows, rates = step_rows(41, 1, scaled=scaled), {0: 1e-5, 1: 1e-3}
+    rows.add(torch.tensor(loss), torch.tensor(norm), ["a.jpg", "b.jpg"], rates, {}, 2)
 
 
 def test_error_names_step_rates_and_photos():
@@ -100,11 +108,9 @@ def test_gradient_scaler_handles_infinite_gradients_but_not_infinite_losses():
 
 
 def add_first_step(loss, norm, *, starts_phase=True):
-    metrics = AsyncStepMetrics(
-        2, 7, torch.device("cpu"), has_scaler=False, starts_phase=starts_phase
-    )
-    metrics.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5}, ["a.jpg"])
-    return metrics
+    rows = step_rows(7, 2, starts_phase=starts_phase)
+    rows.add(torch.tensor(loss), torch.tensor(norm), ["a.jpg"], {0: 1e-5}, {}, 1)
+    return rows
 
 
 def test_zero_first_gradient_is_an_error():
@@ -114,7 +120,7 @@ def test_zero_first_gradient_is_an_error():
     add_first_step(0.0, 0.0)
     add_first_step(1.0, 0.0, starts_phase=False)
     later = add_first_step(1.0, 0.5)
-    later.add(torch.tensor(1.0), torch.tensor(0.0), {0: 1e-5}, ["b.jpg"])
+    later.add(torch.tensor(1.0), torch.tensor(0.0), ["b.jpg"], {0: 1e-5}, {}, 1)
 
 
 def test_label_smoothing_and_class_weights():
