@@ -7,12 +7,11 @@ import signal
 import threading
 from datetime import timedelta
 from types import FrameType
-from typing import Protocol
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-__all__ = ["Interrupted", "Interruption", "StopSignal", "elastic_store"]
+__all__ = ["Interrupted", "Interruption", "elastic_store"]
 
 _POLL_SECONDS = 0.2
 _TIMEOUT = timedelta(seconds=5)
@@ -21,16 +20,6 @@ _TIMEOUT = timedelta(seconds=5)
 
 class Interrupted(Exception):  # noqa: N818 - a regular end: a checkpoint was written
     """Training stopped early after writing a checkpoint, and can be resumed."""
-
-
-class StopSignal(Protocol):
-    """Decides before every batch whether training continues.
-
-    Every rank calls it for the same batches in the same order.
-    """
-
-    def should_continue(self, batch: int) -> bool:
-        """Return whether to process this batch; once False, False for all later batches."""
 
 
 class Interruption:
@@ -63,7 +52,10 @@ class Interruption:
         signal.signal(signal.SIGTERM, self._previous_handler)  # type: ignore[arg-type]
 
     def should_continue(self, batch: int) -> bool:
-        """Return whether to process this batch; the result is the same on every rank."""
+        """Return whether to process this batch; the result is the same on every rank.
+
+        Every rank calls it for the same batches in the same order.
+        """
         with self._lock:
             if not self._is_stopping:
                 self._current_batch = batch

@@ -21,7 +21,7 @@ from pets_core.targets.objective import Objective
 from pets_core.training.checkpoint import Checkpoints, Snapshot
 from pets_core.training.groups import set_train_mode
 from pets_core.training.history import History
-from pets_core.training.interruption import StopSignal
+from pets_core.training.interruption import Interruption
 from pets_core.training.memory import explain_out_of_memory, num_micro_batches
 from pets_core.training.optimizer import set_rates, skips_overflow
 from pets_core.training.prepared import LoadedBatch, Loader, PreparedModel, prepare, release
@@ -58,7 +58,7 @@ def fit(
     *,
     accelerator: Accelerator,
     checkpoints: Checkpoints | None = None,
-    stop_signal: StopSignal | None = None,
+    stop_signal: Interruption | None = None,
     on_progress: OnProgress = ignore_progress,
     start: EpochMetrics | None = None,
 ) -> History:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from pets_core.training.checkpoint import Checkpoints, Snapshot
-from pets_core.training.interruption import Interrupted, StopSignal
+from pets_core.training.interruption import Interrupted, Interruption
 from pets_core.training.sharding import is_sharding
 from pets_core.training.state import TrainState
 
@@ -22,7 +22,7 @@ class CheckpointSaver:
 
     state: TrainState
     checkpoints: Checkpoints | None
-    stop_signal: StopSignal | None
+    stop_signal: Interruption | None
     optimizer: torch.optim.Optimizer | None = None
     """Optimizer of the current phase."""
     epoch_start: float = 0.0

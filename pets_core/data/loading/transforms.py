@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,26 +33,11 @@ _HORIZON = 1e-3
 _ERASED_AREA = (0.02, 1 / 3)
 
 
-class Transform(Protocol):
-    """Converts uint8 (B, R, R, 3) to normalised float32 (B, 3, S, S), channels last.
-
-    `rows` are the positions of the batch in the global batch of `global_size`. Random numbers
-    depend on `seed` and these positions, so a photo's augmentation does not depend on its rank.
-    """
-
-    def __call__(self, photos: Tensor, *, seed: int, rows: slice, global_size: int) -> Tensor:
-        """Transform one batch."""
-
-    def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
-        """Return the maps that transform the same batch of photos of R = `side` pixels.
-
-        Returns:
-            float32 (B, 3, 3), from output to input coordinates, as `draw_maps` returns.
-        """
-
-
 class CenterCrop:
-    """Centre crop of S of R pixels, for validation, testing and prediction."""
+    """Centre crop of S of R pixels, for validation, testing and prediction.
+
+    Converts uint8 (B, R, R, 3) to normalised float32 (B, 3, S, S), channels last.
+    """
 
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         self._size, self._scale, self._shift = size, *_normalisation(mean, std)
@@ -81,6 +65,10 @@ class Augment:
     A single interpolation of a larger picture keeps it sharp (fastai's "presizing", Howard and
     Gugger 2020, chapter 5). Pixels outside the photo are filled by reflection. A policy replaces
     rotation, zoom, warp and lighting.
+
+    Converts uint8 (B, R, R, 3) to normalised float32 (B, 3, S, S), channels last. `rows` are the
+    positions of the batch in the global batch of `global_size`. Random numbers depend on `seed` and
+    these positions, so a photo's augmentation does not depend on its rank.
     """
 
     def __init__(
@@ -120,7 +108,11 @@ class Augment:
         return inputs.contiguous(memory_format=torch.channels_last)
 
     def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
-        """Return the maps that the call with the same seed uses."""
+        """Return the maps that the call with the same seed uses on photos of R = `side` pixels.
+
+        Returns:
+            float32 (B, 3, 3), from output to input coordinates, as `draw_maps` returns.
+        """
         return self._draw(side, seed, global_size)[0][rows]
 
     def _draw(
@@ -133,6 +125,10 @@ class Augment:
             return maps, [], generator
         drawn = draw_policy(global_size, config.policy, generator)
         return maps @ drawn.maps, drawn.colours, generator
+
+
+Transform = CenterCrop | Augment
+"""Transform of a loader."""
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
