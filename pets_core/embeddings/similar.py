@@ -81,7 +81,7 @@ def _read_photo(photo: str, card: ModelCard) -> NDArray[np.uint8]:
         data = storage.read_bytes(storage.absolute(photo))
         return np.stack([decode(data, card.resize_to, card.resize)])
     except UnreadablePhotoError as error:
-        raise PetsError(f"{photo}: {error.reason.replace('_', ' ')}: {error.detail}") from error
+        raise PetsError(f"{photo}: {error.text}") from error
 
 
 def _embed(model_url: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ from pets_core.data.sources.files import Files
 from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.data.sources.sources import open_photos
 from pets_core.errors import PetsError
+from pets_core.inference.predict import DecodedPhoto
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
 from pets_core.records.base import Resize
 from pets_core.records.inference import BatchPlan, BatchSummary
@@ -38,7 +39,6 @@ from pets_core.targets.registry import get_target
 
 __all__ = [
     "PARTS",
-    "DecodedBatch",
     "PredictedPhoto",
     "commit_batch",
     "decode_batches",
@@ -156,83 +156,52 @@ def read_part(plan: BatchPlan, number: int) -> dict[str, str]:
     return dict(zip(photos.to_pylist(), skip_reasons.to_pylist(), strict=True))
 
 
-class DecodedBatch(NamedTuple):
-    """A batch of decoded photos.
-
-    Attributes:
-        photos: Paths of the B readable photos.
-        sizes: Width and height of each upright photo, pixels.
-        pixels: Decoded photos, uint8 (B, R, R, 3).
-        errors: Error message of each unreadable photo, by path.
-    """
-
-    photos: list[str]
-    sizes: list[tuple[int, int]]
-    pixels: NDArray[np.uint8]
-    errors: dict[str, str]
-
-
 def decode_batches(
     files: Files,
-    photos: dict[str, str],
+    paths: Sequence[str],
     size: int,
     *,
     resize: Resize = "squish",
     batch_size: int,
     num_threads: int,
-) -> Iterator[DecodedBatch]:
+) -> Iterator[list[DecodedPhoto]]:
     """Read and decode photos in batches, one batch ahead of the caller.
 
     Args:
         files: The source.
-        photos: Skip reason of each photo, by path; empty for photos to read.
+        paths: Paths of the photos.
         size: Side R of the square to decode to, pixels.
         resize: How to make photos squares.
         batch_size: Photos per batch.
         num_threads: Number of decoding threads.
     """
-    paths = [path for path, reason in photos.items() if not reason]
     batches = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
-    skipped = {path: reason.replace("_", " ") for path, reason in photos.items() if reason}
+    decode = partial(_decode, size, resize)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(num_threads) as decoders:
-        read = partial(_read_batch, files, size, resize, decoders)
+
+        def read(batch: Sequence[str]) -> list[DecodedPhoto]:
+            return list(decoders.map(decode, batch, _read(files, batch)))
+
         pending = [reader.submit(read, batch) for batch in batches[:1]]
         for number in range(len(batches)):
             if number + 1 < len(batches):
                 pending.append(reader.submit(read, batches[number + 1]))
-            batch = pending.pop(0).result()
-            yield batch._replace(errors=batch.errors | (skipped if number == 0 else {}))
-    if not batches:
-        yield DecodedBatch([], [], np.empty((0, size, size, 3), np.uint8), skipped)
+            yield pending.pop(0).result()
 
 
-def _read_batch(
-    files: Files, size: int, resize: Resize, decoders: ThreadPoolExecutor, paths: list[str]
-) -> DecodedBatch:
-    def decode(
-        path: str, data: bytes | UnreadablePhotoError
-    ) -> tuple[NDArray[np.uint8], tuple[int, int]] | UnreadablePhotoError:
-        if isinstance(data, UnreadablePhotoError):
-            return data
-        try:
-            refuse_raw(path)
-            return decode_sized(data, size, resize)
-        except UnreadablePhotoError as error:
-            return error
-
-    photos, sizes, pixels, errors = [], [], [], {}
-    for path, found in zip(paths, decoders.map(decode, paths, _read(files, paths)), strict=True):
-        if isinstance(found, UnreadablePhotoError):
-            errors[path] = f"{found.reason.replace('_', ' ')}: {found.detail}"
-            continue
-        photos.append(path)
-        pixels.append(found[0])
-        sizes.append(found[1])
-    empty = np.empty((0, size, size, 3), np.uint8)
-    return DecodedBatch(photos, sizes, np.stack(pixels) if pixels else empty, errors)
+def _decode(
+    size: int, resize: Resize, path: str, data: bytes | UnreadablePhotoError
+) -> DecodedPhoto:
+    if isinstance(data, UnreadablePhotoError):
+        return DecodedPhoto(path, error=data.text)
+    try:
+        refuse_raw(path)
+        return DecodedPhoto(path, *decode_sized(data, size, resize))
+    except UnreadablePhotoError as error:
+        return DecodedPhoto(path, error=error.text)
 
 
-def _read(files: Files, paths: list[str]) -> list[bytes | UnreadablePhotoError]:
+def _read(files: Files, paths: Sequence[str]) -> list[bytes | UnreadablePhotoError]:
     """Read photos; a photo deleted since it was listed yields an error, the others their bytes."""
     try:
         return list(files.read(paths))

@@ -82,7 +82,7 @@ class DecodedPhoto(NamedTuple):
     """A photo as the model reads it, or the reason why it is unreadable.
 
     Attributes:
-        name: Name of the photo, without the query of a URL.
+        name: Name of the photo: its path, or its URL without a query.
         pixels: The resized photo, uint8 (R, R, 3); None if it is unreadable.
         size: Width and height of the upright photo, pixels.
         error: Reason why the photo is unreadable.
@@ -130,8 +130,7 @@ class Predictor(NamedTuple):
         except PetsError as error:
             return DecodedPhoto(name, error=str(error))
         except UnreadablePhotoError as error:
-            reason = f"{error.reason.replace('_', ' ')}: {error.detail}"
-            return DecodedPhoto(name, error=reason)
+            return DecodedPhoto(name, error=error.text)
         return DecodedPhoto(name, pixels, size)
 
     def predict_decoded(self, photos: Sequence[DecodedPhoto], num_top: int = 3) -> list[Prediction]:

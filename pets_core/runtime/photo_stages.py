@@ -163,6 +163,7 @@ def predict_parts(rank: PhotoRank) -> PartsResult | None:
     with rank.watchdog:
         for number, part in enumerate(own, 1):
             done += _predict_part(rank, built, files, plan, part)
+            rank.watchdog.beat()
             # The other ranks have as many parts, or one fewer.
             speed = accelerator.num_processes * done / (time.monotonic() - started)
             rank.report(
@@ -187,19 +188,24 @@ def _predict_part(
     photos = read_part(plan, number)
     forward_fitting = HalvingForward(lambda inputs: (built.model(inputs),), rank.accelerator)
     predicted: list[PredictedPhoto] = []
-    errors: dict[str, str] = {}
+    errors = {path: reason.replace("_", " ") for path, reason in photos.items() if reason}
     batches = decode_batches(
-        files, photos, card.resize_to, resize=card.resize,
+        files, [path for path in photos if path not in errors], card.resize_to, resize=card.resize,
         batch_size=rank.config.evaluate.batch_size,
         num_threads=torch.get_num_threads(),
     )  # fmt: skip
     for batch in batches:
-        errors |= batch.errors
-        if batch.photos:
-            inputs = crop(torch.from_numpy(batch.pixels).to(rank.accelerator.device))
+        errors |= {photo.name: photo.error for photo in batch if photo.error is not None}
+        readable = [photo for photo in batch if photo.error is None]
+        pixels = [photo.pixels for photo in readable if photo.pixels is not None]
+        if readable:
+            inputs = crop(torch.from_numpy(np.stack(pixels)).to(rank.accelerator.device))
             (logits,) = forward_fitting(inputs)
             outputs = decode(card, logits.float()).cpu().numpy()
-            predicted += map(PredictedPhoto, batch.photos, batch.sizes, outputs)
+            predicted += [
+                PredictedPhoto(photo.name, photo.size, output)
+                for photo, output in zip(readable, outputs, strict=True)
+            ]
         rank.watchdog.beat()
     write_part(plan, number, card, list(photos), predicted, errors)
     return len(photos)

@@ -71,6 +71,11 @@ class UnreadablePhotoError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    @property
+    def text(self) -> str:
+        """Reason and detail, for users."""
+        return f"{self.reason.replace('_', ' ')}: {self.detail}"
+
 
 def has_decodable_suffix(path: str) -> bool:
     """Whether the name has the suffix of a decodable format and is not an AppleDouble file."""
