@@ -9,14 +9,14 @@ import sys
 
 from flows.collab import collab_flow
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.recommend import recommend
+from pets_core.ratings.recommend import Recommender
 
 
 def main(url: str | None = None) -> None:
     """Train, and list the items with the highest predicted ratings for an unknown user."""
     report = collab_flow(RatingsConfig.model_validate({"ratings": {"url": url}}))
     print(f"{report.primary.name} {report.primary.format()}")
-    for found in recommend(report.model_url, None, 5, 5):
+    for found in Recommender(report.model_url).recommend(None, 5):
         print(f"{found.rating:.2f}  {found.title}")
 
 

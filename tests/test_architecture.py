@@ -215,7 +215,7 @@ def test_forbidden_import_is_detected(path, source):
         ("tasks/a.py", "from pets_core.runtime.launcher import launch\nimport prefect"),
         ("flows/a.py", "from pets_core.config.pipeline import X\nfrom pets_core import errors"),
         ("flows/a.py", "from pets_core.tags.records import TagReport"),
-        ("pets/cli/main.py", "from pets_core.inference.predict import predict_photos"),
+        ("pets/cli/main.py", "from pets_core.inference.predict import open_model"),
     ],
 )
 def test_allowed_import_is_not_reported(path, source):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 from pets.cli.store_actions import MODEL_HELP
 from pets.cli.tables import add_json, print_json
@@ -31,10 +32,11 @@ def run_command(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")
     from pets.model import find_model
-    from pets_core.inference.predict import predict_photos
+    from pets_core.inference.predict import Photo, open_model, read_photo
 
-    url = find_model(arguments.model).url
-    predictions = list(predict_photos(url, arguments.photos, num_top=arguments.top))
+    model = open_model(find_model(arguments.model).url)
+    photos = (Photo(photo, partial(read_photo, photo)) for photo in arguments.photos)
+    predictions = list(model.predict(photos, arguments.top))
     if arguments.json:
         print_json([p.model_dump(exclude_none=True) for p in predictions])
     for prediction in predictions:

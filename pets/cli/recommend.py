@@ -32,10 +32,10 @@ def run_command(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")
     from pets.model import find_model
-    from pets_core.ratings.recommend import recommend
+    from pets_core.ratings.recommend import Recommender
 
-    url = find_model(arguments.model).url
-    found = recommend(url, arguments.user, arguments.top, arguments.min_ratings)
+    model = Recommender(find_model(arguments.model).url)
+    found = model.recommend(arguments.user, arguments.top, arguments.min_ratings)
     if arguments.json:
         print_json([item._asdict() for item in found])
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -26,7 +25,6 @@ __all__ = [
     "Prediction",
     "Predictor",
     "open_model",
-    "predict_photos",
     "read_photo",
 ]
 
@@ -166,23 +164,6 @@ def open_model(url: str, device: Literal["auto", "cpu"] = "cpu") -> Predictor:
         PetsError: There is no usable model at `url`, or torch cannot use the machine's GPU.
     """
     return _open_onnx(url) if url.endswith(".onnx") else _open_folder(url, device)
-
-
-def predict_photos(
-    model_url: str, photos: Sequence[str], *, num_top: int = 3
-) -> Iterator[Prediction]:
-    """Predict photos at paths or URLs, in the given order.
-
-    Args:
-        model_url: Model, see `open_model`.
-        photos: Paths or URLs.
-        num_top: Number of classes or tags to list for each photo.
-
-    Raises:
-        PetsError: There is no usable model at `model_url`.
-    """
-    named = (Photo(photo, partial(read_photo, photo)) for photo in photos)
-    yield from open_model(model_url).predict(named, num_top)
 
 
 def read_photo(url: str) -> bytes:

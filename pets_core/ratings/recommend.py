@@ -12,7 +12,7 @@ from pets_core.ratings.dataset import load_ratings, load_ratings_manifest, read_
 from pets_core.ratings.model import load_recommender
 from pets_core.targets.regression.objective import Regression
 
-__all__ = ["Recommendation", "Recommender", "recommend"]
+__all__ = ["Recommendation", "Recommender"]
 
 _MAX_COMPARED = 10_000
 
@@ -93,17 +93,6 @@ class Recommender:
             f"user {user}: no user of this id has training ratings ({len(self._users)} have)."
             f"{hint} Omit the user for general recommendations"
         )
-
-
-def recommend(
-    model_url: str, user: str | None, count: int, min_ratings: int = 5
-) -> list[Recommendation]:
-    """Open a rating model and return its recommendations, as `Recommender.recommend` does.
-
-    Raises:
-        PetsError: The model or its data set is missing, the user is unknown, or no item remains.
-    """
-    return Recommender(model_url).recommend(user, count, min_ratings)
 
 
 @torch.no_grad()

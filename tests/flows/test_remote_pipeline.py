@@ -4,12 +4,12 @@ import json
 import tarfile
 
 import pytest
+from predicting import predict_photos
 
 from flows.pipeline import pipeline
 from pets.cli import main as cli
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.inference.predict import predict_photos
 from pets_core.registry.aliases import absolute, current
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from predicting import predict_photos
 
 from flows.batch_predict import batch_predict_flow
 from flows.embed import embed_flow
@@ -22,7 +23,6 @@ from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import Predictions, read_info, read_predictions
 from pets_core.evaluation.tables import read_frame
 from pets_core.inference.onnx import export_onnx
-from pets_core.inference.predict import predict_photos
 from pets_core.models.package import load_model
 from pets_core.records.evaluation import EvalReport
 from pets_core.targets.registry import get_target

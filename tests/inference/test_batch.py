@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
+from predicting import predict_photos
 from tiny_model import write_tiny_model
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.inference.batch import commit_batch, missing_parts, part_url, plan_batch
-from pets_core.inference.predict import predict_photos
 from pets_core.records.inference import BatchPlan, PartsResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.photo_rank import PhotoRank

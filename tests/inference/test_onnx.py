@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from predicting import predict_photos
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.inference import onnx as module
 from pets_core.inference.onnx import TOLERANCE, export_onnx
-from pets_core.inference.predict import predict_photos
 from pets_core.models.package import create_model, save_model
 from pets_core.records.dataset import ClassInfo
 
@@ -67,8 +67,10 @@ def test_other_backbones_can_be_exported(backbone, tmp_path):
 
 def test_onnx_prediction_runs_without_torch(onnx_file, photos):
     code = (
-        "import sys, json; from pets_core.inference.predict import predict_photos;"
-        "found = [p.label for p in predict_photos(sys.argv[1], sys.argv[2:])];"
+        "import sys, json; from functools import partial;"
+        "from pets_core.inference.predict import Photo, open_model, read_photo;"
+        "photos = [Photo(path, partial(read_photo, path)) for path in sys.argv[2:]];"
+        "found = [p.label for p in open_model(sys.argv[1]).predict(photos)];"
         "print(json.dumps([found, 'torch' in sys.modules]))"
     )
     command = [sys.executable, "-c", code, onnx_file, *photos]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from predicting import predict_photos
 from tiny_model import write_tiny_model
 
 from pets_core import storage
@@ -15,7 +16,6 @@ from pets_core.data.ingest.images import decode
 from pets_core.data.loading.transforms import CenterCrop
 from pets_core.errors import PetsError
 from pets_core.inference import predict
-from pets_core.inference.predict import predict_photos
 from pets_core.models.package import load_model
 
 CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")

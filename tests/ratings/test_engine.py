@@ -20,7 +20,7 @@ from pets_core.ratings.baselines import fit_biases
 from pets_core.ratings.dataset import ingest_ratings, load_ratings, read_vocabulary
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.model import load_recommender
-from pets_core.ratings.recommend import recommend
+from pets_core.ratings.recommend import Recommender
 from pets_core.ratings.target import rating_errors
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
@@ -150,7 +150,8 @@ def test_champion_of_another_version_predicts_by_ids(evaluated, sample_ratings, 
 def test_recommended_items_are_those_the_user_has_not_rated(evaluated, sample_ratings):
     trained, _ = evaluated
     manifest = sample_ratings[1]
-    found = recommend(trained.model_url, "17", 400, min_ratings=1)
+    model = Recommender(trained.model_url)
+    found = model.recommend("17", 400, min_ratings=1)
     names = read_vocabulary(manifest)
     user = names.users.index("17")
     rated = set()
@@ -161,12 +162,12 @@ def test_recommended_items_are_those_the_user_has_not_rated(evaluated, sample_ra
     assert sorted(row.item for row in found) == sorted(set(names.items[1:]) - rated)
     assert [row.rating for row in found] == sorted((row.rating for row in found), reverse=True)
     assert all(0.5 <= row.rating <= 5 for row in found)
-    for_new_user = recommend(trained.model_url, None, 3)
+    for_new_user = model.recommend(None, 3)
     assert all(row.num_ratings >= 5 for row in for_new_user)
     with pytest.raises(PetsError, match="min-ratings 999: no item"):
-        recommend(trained.model_url, "17", 3, min_ratings=999)
+        model.recommend("17", 3, min_ratings=999)
     with pytest.raises(PetsError, match=r"user unknown: no user of this id .*600 have"):
-        recommend(trained.model_url, "unknown", 3)
+        model.recommend("unknown", 3)
 
 
 def test_lr_finder_takes_the_configured_steps(sample_ratings, tmp_path):
@@ -181,7 +182,7 @@ def test_recommendations_are_served(evaluated):
     with run_server(ServeSettings(url)) as served:
         found = served.client.get("/recommend?user=17&top=4&min_ratings=1").json()
         assert found["model"] == {"url": url}
-        wanted = [item._asdict() for item in recommend(url, "17", 4, min_ratings=1)]
+        wanted = [item._asdict() for item in Recommender(url).recommend("17", 4, min_ratings=1)]
         assert found["recommendations"] == wanted
         assert len(served.client.get("/recommend").json()["recommendations"]) == 10
         unknown = served.client.get("/recommend?user=unknown")

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from predicting import predict_photos
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
-from pets_core.inference.predict import predict_photos
 from pets_core.models.classifier import Classifier
 from pets_core.models.package import load_model
 from pets_core.records.dataset import DatasetManifest
