@@ -89,7 +89,3 @@ class HeadModel(GroupedModel):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to logits (B, num_outputs)."""
         return self.head(features)  # type: ignore[no-any-return]
-
-    def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Return all parameters as one group."""
-        return [list(self.parameters())]

@@ -8,8 +8,11 @@ __all__ = ["GroupedModel"]
 
 
 class GroupedModel(nn.Module):
-    """Model whose parameters form layer groups, each with its own learning rate."""
+    """Model whose parameters form layer groups, each with its own learning rate.
+
+    By default all parameters form one group.
+    """
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters of each group, earliest first, head last."""
-        raise NotImplementedError
+        return [list(self.parameters())]

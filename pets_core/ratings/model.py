@@ -81,10 +81,6 @@ class Recommender(GroupedModel):
         for table, values in ((self.user_bias, biases.users), (self.item_bias, biases.items)):
             table.weight.copy_(torch.from_numpy(values / self._slope)[:, None])
 
-    def layer_groups(self) -> list[list[nn.Parameter]]:
-        """All parameters, in one group."""
-        return [list(self.parameters())]
-
 
 class DotProduct(Recommender):
     """Biases plus the dot product of the factors (Koren, Bell and Volinsky, 2009)."""

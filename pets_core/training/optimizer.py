@@ -10,6 +10,7 @@ from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr
 from torch import Tensor, nn
 
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.models.classifier import HeadModel
 from pets_core.models.grouped import GroupedModel
 
 __all__ = [
@@ -86,10 +87,10 @@ def check_optimizer(name: str, device: torch.device) -> None:
         raise PetsError(
             f"train.optimizer = {name!r} is not an optimizer of timm.{did_you_mean(name, names)}"
         )
-    model = _Linear().to(device)
+    model = HeadModel(nn.Sequential(nn.Linear(8, 8))).to(device)
     try:
         optimizer = build_optimizer(model, [1e-3], 0.01, name)
-        model.layer(torch.ones(2, 8, device=device)).square().sum().backward()
+        model(torch.ones(2, 8, device=device)).square().sum().backward()
         optimizer.step()
         for parameter in model.parameters():
             parameter_state(optimizer, parameter)
@@ -101,15 +102,6 @@ def check_optimizer(name: str, device: torch.device) -> None:
             f"train.optimizer = {name} cannot be used on this machine ({error}): set adamw, or "
             "another optimizer of timm"
         ) from error
-
-
-class _Linear(GroupedModel):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 8)
-
-    def layer_groups(self) -> list[list[nn.Parameter]]:
-        return [list(self.parameters())]
 
 
 def skips_overflow(optimizer: torch.optim.Optimizer) -> bool:
