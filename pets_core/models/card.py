@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +16,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     model_serializer,
 )
+from safetensors import SafetensorError
 
 from pets_core import storage
 from pets_core.config.train import TransformConfig
@@ -30,6 +33,7 @@ __all__ = [
     "ONNX_THRESHOLDS",
     "WEIGHTS",
     "ModelCard",
+    "explain_damaged_weights",
     "read_card",
     "weights_sha256",
 ]
@@ -145,3 +149,15 @@ def read_card(url: str) -> ModelCard:
 def weights_sha256(url: str) -> str:
     """Return the SHA-256 checksum of the weights in model folder `url`, which identifies them."""
     return sha256(storage.read_bytes(storage.join(storage.absolute(url), WEIGHTS))).hexdigest()
+
+
+@contextmanager
+def explain_damaged_weights(url: str) -> Iterator[None]:
+    """Raise a `PetsError` if the block cannot load the weights in model folder `url`."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise PetsError(
+            f"{url}/{WEIGHTS} is damaged or belongs to another model: {reason}"
+        ) from error

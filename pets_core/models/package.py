@@ -11,9 +11,8 @@ from torch import Tensor
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.errors import PetsError
 from pets_core.models.backbones import create_body, num_features
-from pets_core.models.card import CARD, WEIGHTS, ModelCard, read_card
+from pets_core.models.card import CARD, WEIGHTS, ModelCard, explain_damaged_weights, read_card
 from pets_core.models.classifier import Classifier
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
@@ -91,12 +90,7 @@ def load_model(url: str) -> TrainedModel:
     card = read_card(url)
     body = create_body(card.backbone, "none", card.image_size)
     model = Classifier(body, card.num_features, card.num_outputs, dropout=0.0)
-    try:
+    with explain_damaged_weights(url):
         state = safetensors.torch.load(storage.read_bytes(storage.join(url, WEIGHTS)))
         model.load_state_dict(state)
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise PetsError(
-            f"{url}/{WEIGHTS} is damaged or belongs to another model: {reason}"
-        ) from error
     return TrainedModel(model.eval().requires_grad_(False), card, url)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.models.card import WEIGHTS
+from pets_core.models.card import WEIGHTS, explain_damaged_weights
 from pets_core.models.grouped import GroupedModel
 from pets_core.ratings.baselines import Biases
 from pets_core.ratings.card import RecommenderCard, read_recommender_card
@@ -145,7 +145,7 @@ def load_recommender(url: str) -> TrainedRecommender:
     """
     url = storage.absolute(url)
     built = create_recommender(read_recommender_card(url))
-    try:
+    with explain_damaged_weights(url):
         state = safetensors.torch.load(storage.read_bytes(storage.join(url, WEIGHTS)))
         if "head.0.weight" in state and "item_bias.weight" not in state:
             raise PetsError(
@@ -153,11 +153,6 @@ def load_recommender(url: str) -> TrainedRecommender:
                 "train it again"
             )
         built.model.load_state_dict(state)
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise PetsError(
-            f"{url}/{WEIGHTS} is damaged or belongs to another model: {reason}"
-        ) from error
     built.model.eval().requires_grad_(False)
     return built
 
