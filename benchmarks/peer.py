@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.dataset import read_photo_table
+from pets_core.data.dataset import read_photo_table, read_photo_tables
 from pets_core.data.ingest.commit import ingest
 from pets_core.records.dataset import DatasetManifest
 from pets_core.runtime.launcher import worker_environment
@@ -88,10 +88,8 @@ def prepare_photos(
 def _trainval(manifest: DatasetManifest) -> pd.DataFrame:
     """Return the photos of trainval, sorted by breed and number."""
     columns = ["id", "image", "target_text"]
-    shards = [s for split in ("train", "valid") for s in manifest.splits[split].shards]
-    photos = pd.concat(
-        read_photo_table(manifest.shard_url(shard), columns).to_pandas() for shard in shards
-    )
+    urls = [*manifest.files("train"), *manifest.files("valid")]
+    photos = read_photo_tables(urls, columns).to_pandas()
     photos["number"] = photos.id.str.extract(r"(\d+)$", expand=False).astype(int)
     photos = photos.rename(columns={"target_text": "label"})
     return photos.sort_values(["label", "number"], ignore_index=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pets.store import resolve_store
-from pets_core.data.dataset import schema_of
+from pets_core.data.dataset import read_photo_tables, schema_of
 from pets_core.data.versions import find_version, list_versions
 from pets_core.errors import PetsError
 from pets_core.records.base import Resize, Split
@@ -85,14 +85,12 @@ class Dataset:
         Raises:
             PetsError: There is no such split or column, or a file is damaged.
         """
-        from pets_core.data.loading.photos import read_rows
-
         urls = [url for name in ([split] if split else self._splits()) for url in self.files(name)]
         known = schema_of(self.manifest.targets).names
         wanted = [name for name in known if name != "image"] if columns is None else list(columns)
         if unknown := [name for name in wanted if name not in known]:
             raise PetsError(f"{unknown[0]}: no such column. Use some of {', '.join(known)}")
-        frame: pd.DataFrame = read_rows(urls, wanted).to_pandas()
+        frame: pd.DataFrame = read_photo_tables(urls, wanted).to_pandas()
         return frame
 
     def to_torch(

@@ -14,10 +14,9 @@ import pytest
 
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.dataset import SCHEMA_VERSION, load_manifest
+from pets_core.data.dataset import SCHEMA_VERSION, load_manifest, read_photo_tables
 from pets_core.data.ingest.label_schema import Contract
 from pets_core.data.ingest.stored import find_existing_shards, fingerprint
-from pets_core.data.loading.decoded import load_target_texts
 from pets_core.maintenance.retention import find_old
 from pets_core.models.card import read_card
 from pets_core.records.dataset import QuarantinedFile, Run, ShardRecord
@@ -140,7 +139,8 @@ def test_earlier_name_of_the_version_tag_is_read(store):
 
 def test_earlier_column_of_target_texts_is_read(store):
     (url,) = (store / "datasets/points-points").glob("*/manifest.json")
-    texts = load_target_texts(load_manifest(str(url.parent)), "valid")
+    urls = load_manifest(str(url.parent)).files("valid")
+    texts = read_photo_tables(urls, ["target_text"])["target_text"].to_pylist()
     photos = pq.read_table(url.with_name("photos.parquet")).to_pylist()
     assert texts == [row["class_name"] for row in photos if row["split"] == "valid"]
     assert all(text.count(", ") for text in texts)

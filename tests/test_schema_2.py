@@ -18,13 +18,12 @@ from tiny_model import write_tiny_model
 
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.dataset import commit_manifest, load_manifest
+from pets_core.data.dataset import commit_manifest, load_manifest, read_photo_tables
 from pets_core.data.gallery import read_leaks
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.journal import journal_keys, load_records
 from pets_core.data.ingest.label_schema import load_contract
 from pets_core.data.ingest.plan import plan_dataset
-from pets_core.data.loading.decoded import load_target_texts
 from pets_core.data.versions import diff, list_versions
 from pets_core.embeddings.file import open_embeddings
 from pets_core.embeddings.near import find_near_duplicates
@@ -111,7 +110,8 @@ def test_target_texts_are_read(store, kind):
     manifest = stored(store, kind)
     photos = pq.read_table(f"{manifest.url}/photos.parquet").to_pylist()
     expected = {row["class_name"] for row in photos if row["split"] == "train"}
-    assert set(load_target_texts(manifest, "train")) == expected
+    texts = read_photo_tables(manifest.files("train"), ["target_text"])["target_text"]
+    assert set(texts.to_pylist()) == expected
     assert expected <= {"cat", "dog", "sofa", "cat, sofa", "cat, dog"}
 
 

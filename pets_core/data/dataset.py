@@ -41,6 +41,7 @@ __all__ = [
     "open_parquet",
     "photos_schema",
     "read_photo_table",
+    "read_photo_tables",
     "read_shard",
     "read_table",
     "schema_of",
@@ -280,6 +281,15 @@ def read_photo_table(url: str, columns: Sequence[str]) -> pa.Table:
     earlier = [_EARLIER_COLUMNS[name] for name in columns if name in _EARLIER_COLUMNS]
     # Parquet files are read without the columns that they lack.
     return select_columns(read_table(url, [*columns, *earlier]), columns)
+
+
+def read_photo_tables(urls: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Read columns of shards as one table, as `read_photo_table` does.
+
+    Raises:
+        PetsError: A shard is missing or damaged.
+    """
+    return pa.concat_tables([read_photo_table(url, columns) for url in urls])
 
 
 def select_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -12,8 +12,8 @@ import torch
 from accelerate.utils import gather_object
 
 from pets_core import storage
-from pets_core.data.dataset import write_table
-from pets_core.data.loading.decoded import DecodedPhotos, load_target_texts
+from pets_core.data.dataset import read_photo_tables, write_table
+from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.sources.files import Files
 from pets_core.data.sources.sources import open_photos
 from pets_core.embeddings.file import (
@@ -258,9 +258,8 @@ def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmb
     if outputs is None:
         return None
     assert outputs.embeddings is not None
-    return SplitEmbeddings(
-        split, photos.ids, load_target_texts(rank.manifest, split), outputs.embeddings
-    )
+    texts = read_photo_tables(rank.manifest.files(split), ["target_text"])["target_text"]
+    return SplitEmbeddings(split, photos.ids, texts.to_pylist(), outputs.embeddings)
 
 
 def _load(rank: PhotoRank, url: str) -> TrainedModel:

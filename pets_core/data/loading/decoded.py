@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pets_core.data.dataset import open_parquet, read_photo_table, read_shard, read_table
+from pets_core.data.dataset import open_parquet, read_photo_tables, read_shard
 from pets_core.data.ingest.images import decode
 from pets_core.errors import explain_full_disk
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -30,7 +30,6 @@ __all__ = [
     "TARGET_COLUMNS",
     "DecodedPhotos",
     "EncodedPhotos",
-    "load_target_texts",
     "open_decoded",
 ]
 
@@ -188,11 +187,7 @@ def open_decoded(
         for file in files:
             mark_used(file)
     column = TARGET_COLUMNS[target_spec(manifest.targets).storage]
-    columns = [
-        read_table(manifest.shard_url(shard), ["id", column])
-        for shard in manifest.splits[split].shards
-    ]
-    table = pa.concat_tables(columns)
+    table = read_photo_tables(manifest.files(split), ["id", column])
     encoded = None
     if num_decoded < total:
         encoded = EncodedPhotos(np.memmap(data, np.uint8, "r"), np.fromfile(ends, np.int64))
@@ -225,13 +220,6 @@ def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_b
     stored = sum(shard.num_bytes for shard in info.shards)
     extra = max(photo_bytes - stored / info.num_rows, 1)
     return min(max(int((budget - stored) / extra), 0), info.num_rows)
-
-
-def load_target_texts(manifest: DatasetManifest, split: Split) -> list[str]:
-    """Return the target text of each photo of a split, in row order."""
-    shards = manifest.splits[split].shards
-    tables = [read_photo_table(manifest.shard_url(shard), ["target_text"]) for shard in shards]
-    return [text for table in tables for text in table["target_text"].to_pylist()]
 
 
 def _targets(column: pa.ChunkedArray) -> Targets:

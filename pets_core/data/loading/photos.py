@@ -6,30 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pets_core.data.dataset import read_photo_table
+from pets_core.data.dataset import read_photo_tables
 from pets_core.data.ingest.images import decode
 from pets_core.data.loading.decoded import TARGET_COLUMNS
 from pets_core.records.base import Resize
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
 
-__all__ = ["PhotoDataset", "read_rows"]
+__all__ = ["PhotoDataset"]
 
 _IMAGE = "image"
-
-
-def read_rows(urls: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """Read columns of shards as one table.
-
-    Raises:
-        PetsError: A shard is missing or damaged.
-    """
-    return pa.concat_tables([read_photo_table(url, columns) for url in urls])
 
 
 class PhotoDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -47,7 +37,7 @@ class PhotoDataset(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self._size, self._resize = size, resize
         column = TARGET_COLUMNS[target_spec(manifest.targets).storage]
-        table = read_rows(urls, [_IMAGE, column])
+        table = read_photo_tables(urls, [_IMAGE, column])
         # In chunks, because a column of binary values may have 2 GiB at most.
         self._photos, self._targets = table[_IMAGE], table[column]
 
