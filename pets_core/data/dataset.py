@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,6 +38,7 @@ __all__ = [
     "commit_manifest",
     "compression_of",
     "dataset_root",
+    "list_column",
     "load_manifest",
     "open_described",
     "open_parquet",
@@ -300,6 +303,12 @@ def select_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """
     current = {earlier: name for name, earlier in _EARLIER_COLUMNS.items()}
     return table.rename_columns([current.get(n, n) for n in table.column_names]).select(columns)
+
+
+def list_column(values: npt.NDArray[np.float32]) -> pa.Array:
+    """Return a fixed-size list column from an array (N, D)."""
+    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def write_table(

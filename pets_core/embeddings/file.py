@@ -12,7 +12,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pets_core import storage
-from pets_core.data.dataset import check_columns, open_described, select_columns
+from pets_core.data.dataset import (
+    check_columns,
+    list_column,
+    open_described,
+    select_columns,
+)
 from pets_core.errors import PetsError
 from pets_core.records.base import Record, Split
 
@@ -93,12 +98,11 @@ def write_embeddings(url: str, info: EmbeddingsInfo, splits: Iterable[SplitEmbed
         for split, ids, target_texts, features in splits:
             for start in range(0, len(ids), _ROWS):
                 own = slice(start, start + _ROWS)
-                values = pa.array(features[own].reshape(-1))
                 columns = [
                     pa.array(ids[own], pa.string()),
                     pa.array([split] * len(ids[own]), pa.string()),
                     pa.array(target_texts[own], pa.string()),
-                    pa.FixedSizeListArray.from_arrays(values, info.num_features),
+                    list_column(features[own]),
                 ]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             count += len(ids)

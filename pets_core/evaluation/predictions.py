@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from pets_core import storage
-from pets_core.data.dataset import check_columns, open_described
+from pets_core.data.dataset import check_columns, list_column, open_described
 from pets_core.errors import PetsError
 from pets_core.records.base import Record, Split, renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
@@ -28,7 +28,6 @@ __all__ = [
     "PredictionColumns",
     "Predictions",
     "PredictionsInfo",
-    "list_column",
     "raise_for_rows",
     "read_info",
     "read_predictions",
@@ -212,12 +211,6 @@ def write_predictions(
                 part = more.slice(start, _ROWS)
                 columns |= dict(zip(part.column_names, part.columns, strict=True))
             writer.write_table(pa.table(columns, schema=schema))
-
-
-def list_column(values: NDArray[np.float32]) -> pa.Array:
-    """Return a fixed-size list column from an array (N, D)."""
-    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def read_predictions(url: str, kind: PredictionColumns) -> Predictions:

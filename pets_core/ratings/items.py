@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pets_core.data.dataset import list_column
 from pets_core.ratings.dataset import Vocabulary
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ class Items:
             "title": pa.array(self.names.titles[1:], pa.string()),
             "num_ratings": self.names.num_ratings_by_item[1:],
             "bias": self.biases[1:],
-            "factors": pa.FixedSizeListArray.from_arrays(
-                pa.array(self.factors[1:].reshape(-1)), self.factors.shape[1]
-            ),
+            "factors": list_column(self.factors[1:]),
         }
         return pa.table(columns)
 

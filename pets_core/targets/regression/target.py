@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pets_core.config.train import TrainConfig
+from pets_core.data.dataset import list_column
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
@@ -18,7 +19,6 @@ from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
-    list_column,
     raise_for_rows,
 )
 from pets_core.evaluation.tables import issues_csv

@@ -12,13 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pets_core.config.train import TrainConfig
+from pets_core.data.dataset import list_column
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
 from pets_core.evaluation.gallery import Picture, fetch_photos
 from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
-    list_column,
     raise_for_rows,
 )
 from pets_core.evaluation.tables import issues_csv
