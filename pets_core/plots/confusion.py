@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from pets_core.plots.style import GREY, INK, Floats, new_figure, png
+from pets_core.plots.style import GREY, INK, Floats, new_figure, png, shorten
 
 __all__ = ["confusion_matrix"]
 
@@ -114,8 +114,7 @@ def _name_classes(axes: Axes, class_names: Sequence[str], labelled: bool) -> Non
 
 
 def _short(name: str) -> str:
-    flat = " ".join(name.split())
-    return flat if len(flat) <= _MAX_NAME else flat[: _MAX_NAME - 1] + "…"
+    return shorten(" ".join(name.split()), _MAX_NAME)
 
 
 def _write_counts(axes: Axes, counts: NDArray[np.int64], share: Floats) -> None:

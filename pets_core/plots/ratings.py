@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.plots.style import BLUE, GREY, INK, ORANGE, Floats, new_figure, note, png, tidy
+from pets_core.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Floats,
+    new_figure,
+    note,
+    png,
+    shorten,
+    tidy,
+)
 
 __all__ = ["embedding_map", "rating_errors", "weight_decays"]
 
@@ -29,7 +40,7 @@ def embedding_map(coordinates: Floats, titles: Sequence[str]) -> bytes:
     axes = figure.subplots()
     axes.scatter(coordinates[:, 0], coordinates[:, 1], s=14, color=BLUE, zorder=3)
     for (x, y), title in zip(coordinates, titles, strict=True):
-        short = title if len(title) <= _MAX_TITLE else f"{title[: _MAX_TITLE - 1]}…"
+        short = shorten(title, _MAX_TITLE)
         axes.annotate(short, (x, y), (4, 3), textcoords="offset points", fontsize=7.5, color=INK,
                       parse_math=False)  # fmt: skip
     axes.set_xlabel("First principal component of the factors")

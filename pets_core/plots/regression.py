@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from pets_core.plots.style import BLUE, GREY, INK, ORANGE, Floats, new_figure, png, tidy
+from pets_core.plots.style import BLUE, GREY, INK, ORANGE, Floats, new_figure, png, shorten, tidy
 
 __all__ = ["MAX_RESIDUALS", "residuals"]
 
@@ -41,10 +41,11 @@ def residuals(
     for row, (left, right) in enumerate(figure.subplots(count, 2, squeeze=False)):
         actual, output = targets[:, row].astype(np.float64), predicted[:, row].astype(np.float64)
         name, unit = labels[row], f" ({units[row]})" if units[row] else ""
-        short = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
         _draw_predictions(left, actual, output)
         _draw_histogram(right, output - actual)
-        left.set_title(short, loc="left", fontsize=11, color=INK, parse_math=False)
+        left.set_title(
+            shorten(name, _MAX_NAME), loc="left", fontsize=11, color=INK, parse_math=False
+        )
         for axes, x, y in (
             (left, f"Actual{unit}", f"Predicted{unit}"),
             (right, f"Predicted - actual{unit}", "Photos"),

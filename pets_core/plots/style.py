@@ -27,6 +27,7 @@ __all__ = [
     "note",
     "plain",
     "png",
+    "shorten",
     "tidy",
 ]
 
@@ -64,6 +65,11 @@ def plain(text: str) -> str:
     """Return a label that Matplotlib shows as it is: without formulas, and not hidden by "_"."""
     escaped = text.replace("$", r"\$")
     return f"\N{ZERO WIDTH SPACE}{escaped}" if escaped.startswith("_") else escaped
+
+
+def shorten(text: str, max_length: int) -> str:
+    """Return a text of at most `max_length` characters; "…" replaces the end of a longer one."""
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
 def tidy(axes: Axes) -> None:
