@@ -16,7 +16,7 @@ from pets_core.config.automatic import resolve_automatic
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.loading.batches import BatchSampler, RowLoader
 from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
-from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu, view_targets
+from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.loading.transforms import Transform
 from pets_core.errors import PetsError
 from pets_core.models.card import ModelCard
@@ -213,14 +213,18 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
 
     def features(self, split: Split, built: TrainedModel) -> Features:
         """Open the features of a split's photos without augmentation, shared by local ranks."""
-        accelerator, card, crop = self.accelerator, built.card, built.card.center_crop()
+        accelerator, card = self.accelerator, built.card
         photos = self.photos(split, card)
         num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         batch_size = self.config.evaluate.batch_size * num_local
         rank = accelerator.local_process_index
         sampler = BatchSampler(len(photos), batch_size, None, rank, num_local)
         loader = PhotoLoader(
-            photos, crop, sampler, device=accelerator.device, on_batch=self.watchdog.beat
+            photos,
+            card.center_crop(),
+            sampler,
+            device=accelerator.device,
+            on_batch=self.watchdog.beat,
         )
         # Files of earlier versions have no name for squish.
         other = () if card.resize == "squish" else (card.resize,)
@@ -233,11 +237,9 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             weights=checksum(built.model.body),
         )
         return open_features(
-            built.model,
-            built.card.num_features,
+            built,
+            photos,
             loader,
-            view_targets(photos, crop, built.card.targets),
-            photos.ids,
             key,
             accelerator=accelerator,
             cache_dir=self.config.cache_dir,

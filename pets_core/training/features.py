@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,11 +18,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pets_core.data.loading.loader import PhotoLoader
+from pets_core.data.loading.decoded import DecodedPhotos
+from pets_core.data.loading.loader import PhotoLoader, view_targets
 from pets_core.errors import PetsError, explain_full_disk
 from pets_core.models.classifier import Classifier
 from pets_core.models.memory import HalvingForward
-from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.models.package import TrainedModel
+from pets_core.progress import OnProgress, Progress
 from pets_core.storage.cache import get_lock, mark_used, remove_unused
 
 __all__ = ["FeatureKey", "Features", "checksum", "open_features"]
@@ -91,28 +93,24 @@ def checksum(module: nn.Module) -> str:
 
 
 def open_features(
-    model: Classifier,
-    num_features: int,
+    built: TrainedModel,
+    photos: DecodedPhotos,
     loader: PhotoLoader,
-    targets: Tensor,
-    ids: list[str],
     key: FeatureKey,
     *,
     accelerator: Accelerator,
     cache_dir: str,
-    watchdog: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 - has no state
-    on_progress: OnProgress = ignore_progress,
+    watchdog: AbstractContextManager[Any],
+    on_progress: OnProgress,
 ) -> Features:
     """Open the features of a split; compute them first unless they are cached on this machine.
 
     Call it on all ranks. The ranks of a machine share the work and the file.
 
     Args:
-        model: Its body computes the features; set to evaluation mode.
-        num_features: D.
-        loader: Plain photos, in stored order; this rank's share of this machine's batches.
-        targets: Targets of the split, returned with the features.
-        ids: Photo ids.
+        built: Its body computes the features; set to evaluation mode.
+        photos: Photos of the split.
+        loader: Their center crops, in stored order; this rank's share of this machine's batches.
         key: Names the cache file.
         accelerator: Mixed precision, device, ranks.
         cache_dir: Local folder for the file.
@@ -124,7 +122,8 @@ def open_features(
     """
     folder = Path(cache_dir).expanduser() / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    path, shape = folder / key.file_name, (len(ids), num_features)
+    card = built.card
+    path, shape = folder / key.file_name, (len(photos), card.num_features)
     with explain_full_disk(str(folder), "cache_dir"):
         missing = gather_object([_is_missing(path, shape)])
         # All ranks take part if any machine lacks the file, so that they wait for each other. Local
@@ -135,7 +134,7 @@ def open_features(
             partial = path.with_name(f"{path.name}.{token}.partial")
             if is_missing:
                 with watchdog:
-                    _compute(model, loader, partial, shape, accelerator, on_progress)
+                    _compute(built.model, loader, partial, shape, accelerator, on_progress)
             accelerator.wait_for_everyone()
             if is_missing and accelerator.is_local_main_process:
                 # Machines may share a folder: both files have the same content.
@@ -148,7 +147,7 @@ def open_features(
             "the backbone returns features that are not finite: check model.weights, or set "
             "train.mixed_precision = no"
         )
-    return Features(values, targets, ids)
+    return Features(values, view_targets(photos, card.center_crop(), card.targets), photos.ids)
 
 
 def _is_missing(path: Path, shape: tuple[int, int]) -> bool:
