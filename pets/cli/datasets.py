@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 
 from pets.cli.exit_codes import FAILED
-from pets.cli.store_actions import store_actions
+from pets.cli.store_actions import run_command, store_actions
 from pets.cli.tables import add_json, print_json, print_table
 from pets_core import storage
 from pets_core.data.versions import choose_version, diff, list_versions, verify
@@ -29,24 +28,30 @@ _VERSION_HELP = "name of a data set (newest version) or fingerprint prefix of a 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands to the parser of `pets datasets`."""
     add = store_actions(parser)
-    add_json(add("list", "list all versions, newest first"))
-    show = add("show", "show one version: splits, quarantined files and duplicates")
+    add_json(add("list", "list all versions, newest first", _list))
+    show = add("show", "show one version: splits, quarantined files and duplicates", _show)
     show.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
     output = show.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print the manifest")
     output.add_argument(
         "--files", metavar="SPLIT", help="print only the URLs of this split's files, one per line"
     )
-    compare = add("diff", "show what changed from one version to another")
+    compare = add("diff", "show what changed from one version to another", _diff)
     compare.add_argument("old", metavar="A", help=_VERSION_HELP)
     compare.add_argument("new", metavar="B", help=_VERSION_HELP)
     compare.add_argument("--json", action="store_true", help="print all ids as JSON")
     check = add(
-        "verify", "check every photo or ratings file of a version; exits with 1 on an error"
+        "verify",
+        "check every photo or ratings file of a version; exits with 1 on an error",
+        _verify,
     )
     check.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
     add_json(check)
-    garbage = add("gc", "list unreferenced files and old versions; remove them with --delete")
+    garbage = add(
+        "gc",
+        "list unreferenced files and old versions; remove them with --delete",
+        _collect_garbage,
+    )
     garbage.add_argument(
         "--keep", type=int, metavar="N", help="newest versions to keep (default: all)"
     )
@@ -56,22 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     garbage.add_argument("--delete", action="store_true", help="remove instead of listing")
     add_json(garbage)
-
-
-def run_command(arguments: argparse.Namespace) -> None:
-    """Run a parsed subcommand.
-
-    Raises:
-        PetsError: The version does not exist, or an argument is out of range.
-    """
-    action: Callable[[argparse.Namespace], None] = {
-        "list": _list,
-        "show": _show,
-        "diff": _diff,
-        "verify": _verify,
-        "gc": _collect_garbage,
-    }[arguments.action]
-    action(arguments)
 
 
 def _versions(store: str) -> list[AnyManifest]:

@@ -6,12 +6,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
 from pets.cli.groups import as_variable
-from pets.cli.store_actions import store_actions
+from pets.cli.store_actions import run_command, store_actions
 from pets.cli.tables import add_json, print_json, print_table
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
@@ -45,34 +45,19 @@ class EvaluatedModel(Candidate):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands to the parser of `pets models`."""
     add = store_actions(parser)
-    add_json(add("list", "list all evaluated models, newest first, with their aliases"))
-    show = add("show", "show the model of a run, or the aliases of a data set with their history")
+    add_json(add("list", "list all evaluated models, newest first, with their aliases", _list))
+    show = add(
+        "show", "show the model of a run, or the aliases of a data set with their history", _show
+    )
     show.add_argument("key", metavar="RUN|DATASET", help=f"{_RUN}, or name of a data set")
     add_json(show)
-    for name, summary in (
-        ("promote", "point an alias at the model of a run"),
-        ("rollback", "point an alias at its previous model"),
-    ):
-        action = add(name, summary)
-        key_help = _RUN if name == "promote" else "name of the data set"
-        action.add_argument("key", metavar="RUN" if name == "promote" else "DATASET", help=key_help)
+    forward = add("promote", "point an alias at the model of a run", _promote)
+    forward.add_argument("key", metavar="RUN", help=_RUN)
+    back = add("rollback", "point an alias at its previous model", _rollback)
+    back.add_argument("key", metavar="DATASET", help="name of the data set")
+    for action in (forward, back):
         action.add_argument("--alias", default="champion", help="alias to move (default: champion)")
         add_json(action)
-
-
-def run_command(arguments: argparse.Namespace) -> None:
-    """Run a parsed subcommand.
-
-    Raises:
-        PetsError: The model or alias does not exist.
-    """
-    action: Callable[[argparse.Namespace], None] = {
-        "list": _list,
-        "show": _show,
-        "promote": _promote,
-        "rollback": _rollback,
-    }[arguments.action]
-    action(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from datetime import UTC, datetime
 
-from pets.cli.store_actions import store_actions
+from pets.cli.store_actions import run_command, store_actions
 from pets.cli.tables import add_json, print_json, print_table
 from pets_core import storage
 from pets_core.errors import PetsError
@@ -23,36 +22,23 @@ _MAX_CHANGED = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands to the parser of `pets runs`."""
     add = store_actions(parser)
-    listing = add("list", "list all runs, newest first")
+    listing = add("list", "list all runs, newest first", _list)
     listing.add_argument("--tag", help="only runs with this tag")
-    show = add("show", "show one run: state, metric, cost, tags and notes")
-    compare = add("compare", "compare evaluated runs with the first of them on the same samples")
+    show = add("show", "show one run: state, metric, cost, tags and notes", _show)
+    compare = add(
+        "compare", "compare evaluated runs with the first of them on the same samples", _compare
+    )
     compare.add_argument("--to", metavar="FILE.html", help="also write the comparison as a page")
     compare.add_argument(
         "--publish", action="store_true", help="also publish it as an artifact in the Prefect UI"
     )
-    remove = add("rm", "list the files of runs; remove them with --delete")
+    remove = add("rm", "list the files of runs; remove them with --delete", _remove)
     remove.add_argument("--delete", action="store_true", help="remove instead of listing")
     show.add_argument("run", metavar="RUN", help=_RUN)
     for action in (compare, remove):
         action.add_argument("runs", metavar="RUN", nargs="+", help=_RUN)
     for action in (listing, show, compare, remove):
         add_json(action)
-
-
-def run_command(arguments: argparse.Namespace) -> None:
-    """Run a parsed subcommand.
-
-    Raises:
-        PetsError: A run does not exist, cannot be compared, or must not be removed.
-    """
-    action: Callable[[argparse.Namespace], None] = {
-        "list": _list,
-        "show": _show,
-        "compare": _compare,
-        "rm": _remove,
-    }[arguments.action]
-    action(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> None:
