@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     show.add_argument("key", metavar="RUN|DATASET", help=f"{_RUN}, or name of a data set")
     add_json(show)
-    forward = add("promote", "point an alias at the model of a run", _promote)
+    forward = add("promote", "point an alias at the model of a run", _move)
     forward.add_argument("key", metavar="RUN", help=_RUN)
-    back = add("rollback", "point an alias at its previous model", _rollback)
+    back = add("rollback", "point an alias at its previous model", _move)
     back.add_argument("key", metavar="DATASET", help="name of the data set")
     for action in (forward, back):
         action.add_argument("--alias", default="champion", help="alias to move (default: champion)")
@@ -154,24 +154,19 @@ def _find_model(store: str, wanted: str) -> Candidate:
     )
 
 
-def _promote(arguments: argparse.Namespace) -> None:
-    mlflow_uri = _mlflow_uri(arguments.alias)
-    model = _find_model(arguments.store, arguments.key)
-    version = promote(arguments.store, arguments.alias, model)
+def _move(arguments: argparse.Namespace) -> None:
+    """Promote the model of a run, or roll back the alias of a data set."""
+    store, alias, key = arguments.store, arguments.alias, arguments.key
+    mlflow_uri = _mlflow_uri(alias)
+    if arguments.action == "promote":
+        version, suffix = promote(store, alias, _find_model(store, key)), ""
+    else:
+        version, suffix = rollback(store, key, alias), " again"
+    model = version.model
     if arguments.json:
         print_json(version)
     else:
-        print(f"{arguments.alias} of {model.dataset_name} points at {model.run_id}")
-    _publish_move(arguments, version, mlflow_uri)
-
-
-def _rollback(arguments: argparse.Namespace) -> None:
-    mlflow_uri = _mlflow_uri(arguments.alias)
-    version = rollback(arguments.store, arguments.key, arguments.alias)
-    if arguments.json:
-        print_json(version)
-    else:
-        print(f"{arguments.alias} of {arguments.key} points at {version.model.run_id} again")
+        print(f"{alias} of {model.dataset_name} points at {model.run_id}{suffix}")
     _publish_move(arguments, version, mlflow_uri)
 
 
