@@ -209,13 +209,14 @@ GROUP_EXAMPLES = {
     "lr_find": ("num_steps", "suggestion"),
     "train": ("epochs", "base_lr", "recipe"),
     "evaluate": ("split", "tta_views"),
-    "gate": ("promote", "max_error_rate", "alias"),
+    "gate": ("alias", "promote", "max_error_rate"),
     "registry": ("mlflow_uri",),
     "batch": ("part_photos", "num_tasks"),
     "embed": ("min_similarity",),
-    "sweep": ("backbones", "num_trials"),
+    "sweep": ("num_trials", "backbones"),
     "launch": ("num_processes", "num_machines", "deployment"),
     "ratings": ("url", "items_url", "test_fraction"),
     "recommender": ("model", "num_factors"),
 }
-"""Settings that the help of a command shows of each group."""
+"""Settings that the help of a command shows of each group. The first is the one that a value given
+to the whole group most likely belongs to."""

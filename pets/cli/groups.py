@@ -9,26 +9,12 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from pets.cli.commands import GROUP_EXAMPLES
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.ratings.config import RatingsConfig
 
 __all__ = ["as_flag", "as_setting", "as_variable", "describe_group", "find_error", "groups"]
 
-_MAIN_FIELDS = {
-    "source": "url",
-    "ratings": "url",
-    "model": "backbone",
-    "recommender": "model",
-    "lr_find": "num_steps",
-    "train": "epochs",
-    "gate": "alias",
-    "registry": "mlflow_uri",
-    "batch": "part_photos",
-    "embed": "min_similarity",
-    "sweep": "num_trials",
-    "launch": "num_processes",
-}
-"""Field of each group that a value without a field name most likely belongs to."""
 _NUM_EXAMPLES = 3
 
 Form = Callable[[str, str, str | None], str]
@@ -104,7 +90,7 @@ def _find_field(name: str, group: type[BaseModel], value: Any) -> str | None:
     for field, info in group.model_fields.items():
         if isinstance(value, str) and value in _choices(info.annotation):
             return field
-    main = _MAIN_FIELDS.get(name)
+    main = next(iter(GROUP_EXAMPLES.get(name, ())), None)
     return main if main is not None and _accepts(group, main, value) else None
 
 

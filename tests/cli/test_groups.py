@@ -67,12 +67,6 @@ def test_group_flag_without_a_value_is_rejected(refused):
     assert line.startswith("--gate: gate is a group of settings.")
 
 
-def test_main_fields_exist():
-    known = settings_groups.groups(PipelineConfig) | settings_groups.groups(RatingsConfig)
-    for group, field in settings_groups._MAIN_FIELDS.items():
-        assert field in known[group].model_fields
-
-
 def test_all_group_errors_are_reported(refused, monkeypatch):
     monkeypatch.setenv("PETS_TRAIN", "3")
     monkeypatch.setenv("PETS_TRIAN__EPOCHS", "3")  # codespell:ignore trian
