@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from pets.cli.groups import as_flag, as_setting, as_variable, describe_group, find_error, groups
+from pets.cli.serve import TOKEN_VARIABLE
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.yaml_file import parse_settings
@@ -37,7 +38,8 @@ __all__ = [
 
 FLOW_ARGUMENTS = ("dataset", "model_url", "output_url", "predictions_url", "resume")
 """Command-line arguments that are passed to the flow as parameters."""
-
+_OTHER_VARIABLES = (TOKEN_VARIABLE,)
+"""Environment variables that start with PETS_ and are not settings."""
 
 Config = PipelineConfig | RatingsConfig
 AnyConfig = TypeVar("AnyConfig", PipelineConfig, RatingsConfig)
@@ -177,7 +179,7 @@ def _find_variable_errors(kind: type[AnyConfig]) -> list[str]:
     known = {*names, *(name.split(".")[0] for name in names)}
     errors = []
     for variable, text in sorted(os.environ.items()):
-        if not variable.upper().startswith("PETS_"):
+        if not variable.upper().startswith("PETS_") or variable in _OTHER_VARIABLES:
             continue
         name = variable[len("PETS_") :].lower().replace("__", ".")
         if name not in known:

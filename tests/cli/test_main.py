@@ -250,6 +250,19 @@ def test_environment_variables_of_unknown_groups_are_rejected(refused, monkeypat
     )
 
 
+def test_variables_of_the_documentation_are_accepted(monkeypatch, capsys):
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    files += [file for file in (ROOT / "deployments").rglob("*") if file.is_file()]
+    text = "".join(file.read_text() for file in files)
+    names = set(re.findall(r"\bPETS_[A-Z_]+[A-Z]\b", text))
+    assert names >= {"PETS_SERVE_TOKEN", "PETS_STORE", "PETS_CACHE_DIR", "PETS_TRAIN__EPOCHS"}
+    for name in names:
+        monkeypatch.setenv(name, "any")
+    with pytest.raises(SystemExit):
+        cli.main(["run"])
+    assert "no such setting" not in capsys.readouterr().err
+
+
 @pytest.fixture
 def started_run(started, tmp_path):
     """Settings and folder of a started run."""

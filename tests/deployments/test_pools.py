@@ -167,6 +167,11 @@ def test_first_machine_executes_the_run_and_the_others_join(tmp_path) -> None:
     cli.main([*joins[1:], "--idle-seconds", "0"])
 
 
+def test_services_add_no_variables_to_the_pods_of_runs() -> None:
+    """`pets join` rejects an unknown PETS_ variable, such as PETS_SERVE_PORT of pets-serve."""
+    assert pod("gpu")["enableServiceLinks"] is False
+
+
 def test_machines_rendezvous_at_the_service(tmp_path) -> None:
     documents = list(yaml.safe_load_all((FILES / "kubernetes/cluster.yaml").read_text()))
     (service,) = (d for d in documents if d["kind"] == "Service")
