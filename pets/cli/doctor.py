@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shutil
 import sys
@@ -15,9 +14,9 @@ from typing import Literal
 from pets.cli.exit_codes import FAILED
 from pets.cli.store_actions import add_store
 from pets.cli.tables import add_json, print_json
+from pets.store import resolve_cache_dir
 from pets_core import storage
 from pets_core.config.launch import LaunchConfig
-from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 
 __all__ = ["Check", "add_arguments", "run_command"]
@@ -56,7 +55,7 @@ class Check:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets doctor` to its parser."""
     add_store(parser)
-    cache_dir = os.environ.get("PETS_CACHE_DIR", PipelineConfig().cache_dir)
+    cache_dir = resolve_cache_dir()
     parser.add_argument("--cache_dir", default=cache_dir, help=f"path (default: {cache_dir})")
     add_json(parser)
 

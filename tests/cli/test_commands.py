@@ -17,6 +17,7 @@ from pets.cli import flow_command
 from pets.cli import main as cli
 from pets.cli.commands import COMMANDS, GROUP_EXAMPLES
 from pets.cli.config import LISTED_RESULTS, RESULTS
+from pets.cli.doctor import Check
 from pets.cli.settings import setting_names
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
@@ -167,6 +168,16 @@ def test_doctor_checks_this_machine(tmp_path):
     assert f"Python {platform.python_version()}" in checks["versions"]["detail"]
     assert checks["store"]["detail"].startswith(f"{tmp_path}/store: writable")
     assert "none configured" in checks["server"]["detail"]
+
+
+def test_doctor_checks_the_default_cache_if_the_variable_is_empty(monkeypatch, capsys):
+    monkeypatch.setattr("pets.cli.doctor._checks", lambda store, cache_dir: [
+        Check("cache_dir", "ok", cache_dir)
+    ])  # fmt: skip
+    monkeypatch.setenv("PETS_CACHE_DIR", "")
+    cli.main(["doctor", "--json"])
+    (check,) = json.loads(capsys.readouterr().out)
+    assert check["detail"] == PipelineConfig().cache_dir
 
 
 def test_doctor_fails_if_a_folder_cannot_be_written(capsys, tmp_path):
