@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import socket
@@ -21,10 +20,17 @@ from prefect.settings import get_current_settings
 from pets_core.errors import PetsError
 from pets_core.runtime.fork_server import stop_process
 
-__all__ = ["check_server", "explain_server_errors", "start_temporary_server"]
+__all__ = [
+    "answers",
+    "check_server",
+    "explain_server_errors",
+    "start_temporary_server",
+    "wait_until_ready",
+]
 
 _UNAUTHORIZED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 _START_SECONDS = 120.0
+_ANSWER_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 5.0
 
@@ -83,7 +89,8 @@ def start_temporary_server() -> Callable[[], None]:
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     logging.getLogger("prefect.flow_runs").addFilter(_has_no_ui_link)
-    return lambda: _wait_until_ready(process, url)
+    remedy = "See its output above, or set PREFECT_API_URL to a running server"
+    return lambda: wait_until_ready(process, url, remedy)
 
 
 def _has_no_ui_link(record: logging.LogRecord) -> bool:
@@ -91,22 +98,35 @@ def _has_no_ui_link(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("View at ")
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+def answers(url: str) -> bool:
+    """Return whether a Prefect server answers at the URL of an API."""
+    try:
+        return httpx.get(f"{url}/health", timeout=_ANSWER_SECONDS).is_success
+    except httpx.TransportError:
+        return False
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, remedy: str) -> None:
+    """Wait until a Prefect server that was started answers.
+
+    Args:
+        process: Process of the server.
+        url: URL of its API.
+        remedy: What to do if the server does not start.
+
+    Raises:
+        PetsError: The server exited, or did not answer in time.
+    """
     # The loop ends early if the server exits. A busy machine may need long.
     timeout = max(_START_SECONDS, get_current_settings().server.ephemeral.startup_timeout_seconds)
     deadline = time.monotonic() + timeout
-    with httpx.Client() as client:
-        while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
-                if client.get(f"{url}/health").is_success:
-                    return
-            time.sleep(_POLL_SECONDS)
+    while process.poll() is None and time.monotonic() < deadline:
+        if answers(url):
+            return
+        time.sleep(_POLL_SECONDS)
     code = process.poll()
     reason = f"exit code {code}" if code is not None else f"no answer within {timeout:.0f} s"
-    raise PetsError(
-        f"the temporary Prefect server did not start ({reason}). See its output above, or set "
-        "PREFECT_API_URL to a running server"
-    )
+    raise PetsError(f"the Prefect server did not start ({reason}). {remedy}")
 
 
 @contextmanager

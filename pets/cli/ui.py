@@ -6,17 +6,12 @@ import argparse
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import webbrowser
 from uuid import UUID
 
 from pets_core.errors import PetsError
 
-__all__ = ["add_arguments", "open_ui", "run_command"]
-
-_START_SECONDS = 120
+__all__ = ["add_arguments", "run_command"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,59 +30,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Open the page of a run, or of all runs.
-
-    Raises:
-        PetsError: The id is invalid, PREFECT_HOME cannot be written, or the server did not start.
-    """
-    open_ui(arguments.run, arguments.port, browser=not arguments.no_browser)
-
-
-def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
-    """Open the page of a flow run. If no API is configured, serve the local database.
+    """Open the page of a run, or of all runs. If no API is configured, serve the local database.
 
     Blocks until Ctrl-C if it starts a server.
 
-    Args:
-        run_id: Flow run to open; None opens the list of runs.
-        port: Port of the local server, started or already running.
-        browser: Whether to open a web browser; the URL is always printed.
-
     Raises:
-        PetsError: The id is invalid, PREFECT_HOME cannot be written, or the server did not start.
+        PetsError: The id or the port is invalid, PREFECT_HOME cannot be written, or the server did
+            not start.
     """
+    if not 0 < arguments.port < 1 << 16:
+        raise PetsError(f"--port = {arguments.port}: must be from 1 to 65535")
+    from prefect.client.base import ServerType, determine_server_type
     from prefect.settings import get_current_settings
 
+    from pets.cli.server import answers
+
+    run_id = None if arguments.run is None else _flow_run_id(arguments.run)
+    page = _page(run_id, is_cloud=determine_server_type() == ServerType.CLOUD)
+    has_browser = not arguments.no_browser
+    configured = get_current_settings().ui_url
+    local = f"http://127.0.0.1:{arguments.port}"
+    if configured or answers(f"{local}/api"):
+        _show((configured or local).rstrip("/") + page, has_browser)
+    else:
+        _serve(arguments.port, local + page, has_browser)
+
+
+def _page(run_id: str | None, *, is_cloud: bool) -> str:
+    """Return the path of the page of a run, or of all runs."""
+    if is_cloud:
+        return f"/runs/flow-run/{run_id}" if run_id else "/runs"
+    # Pages of UI V1 open a run on its logs; V2 can open it on its artifacts.
+    return f"/v2/runs/flow-run/{run_id}?tab=Artifacts" if run_id else "/v2/runs"
+
+
+def _serve(port: int, page: str, has_browser: bool) -> None:
+    """Serve the local database until Ctrl-C, and open a page of it."""
+    from pets.cli.server import wait_until_ready
     from pets.cli.writable import check_database
 
-    if run_id is not None:
-        run_id = _flow_run_id(run_id)
-    # Pages of UI V1 open a run on its logs; V2 can open it on its artifacts.
-    page = f"/v2/runs/flow-run/{run_id}?tab=Artifacts" if run_id else "/v2/runs"
-    configured = get_current_settings().api.url
-    root = configured.removesuffix("/api") if configured else f"http://127.0.0.1:{port}"
-    if configured or _is_serving(root):
-        _show(root + page, browser)
-        return
     check_database()
+    api = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with subprocess.Popen(  # noqa: S603 - our own interpreter with fixed arguments
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         # By default the UI queries port 4200, regardless of the port that serves it.
-        env=os.environ | {"PREFECT_SERVER_UI_API_URL": f"{root}/api"},
+        env=os.environ | {"PREFECT_SERVER_UI_API_URL": api},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as server:
         try:
-            deadline = time.monotonic() + _START_SECONDS
-            while not _is_serving(root):
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise PetsError(
-                        f"the Prefect server did not start on port {port}, which may be in use. "
-                        "Set another --port"
-                    )
-                time.sleep(0.5)
-            _show(root + page, browser)
+            wait_until_ready(server, api, f"Port {port} may be in use: set another --port")
+            _show(page, has_browser)
             print("Press Ctrl-C to stop the server.", flush=True)
             server.wait()
         finally:
@@ -106,15 +100,7 @@ def _flow_run_id(run: str) -> str:
         return find_run_folder(resolve_store(None), run).rsplit("/", 1)[1]
 
 
-def _show(url: str, browser: bool) -> None:
+def _show(url: str, has_browser: bool) -> None:
     print(url, flush=True)
-    if browser:
+    if has_browser:
         webbrowser.open(url)
-
-
-def _is_serving(root: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{root}/api/health", timeout=2) as reply:  # noqa: S310
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
