@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -50,9 +49,7 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 
     train = arguments["config"]["train"]
     set_seed(train["seed"])
-    learner = peer.fastai_learner(
-        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", evaluate_on="test"
-    )
+    learner = peer.fastai_learner(arguments, evaluate_on="test")
     start = time.perf_counter()
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(train["epochs"], train["base_lr"], freeze_epochs=train["freeze_epochs"])
@@ -71,30 +68,24 @@ def main() -> None:
     parser.add_argument("--backbone", default=peer.BACKBONE, help="for ours")
     parser.add_argument("--held-out", action="store_true", help="evaluate on photos of trainval")
     parser.add_argument("--no-fastai", action="store_true")
-    options = peer.parse(parser, ours=ours, fastai=fastai)
-    if options is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-        _compare(options, Path(name))
+    peer.run(parser, _compare, ours=ours, fastai=fastai)
 
 
 def _compare(options: argparse.Namespace, work: Path) -> None:
-    config = peer.prepare_photos(
-        options.source, work, held_out=options.held_out, batch_size=options.batch,
-        freeze_epochs=options.freeze_epochs, epochs=options.epochs, base_lr=options.base_lr,
+    arguments = peer.arguments(
+        options, work, held_out=options.held_out, freeze_epochs=options.freeze_epochs,
+        epochs=options.epochs, base_lr=options.base_lr,
     )  # fmt: skip
+    values = arguments["config"]
+    values["model"]["backbone"] = options.backbone
+    for setting in options.set:
+        name, value = setting.split("=", 1)
+        group, field = name.split(".")
+        values[group][field] = yaml.safe_load(value)
     sides = ["ours"] if options.no_fastai or options.held_out else ["ours", "fastai"]
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for seed in range(options.seeds):
-        values = config.model_dump(mode="json")
-        values["model"] |= {"image_size": options.size, "backbone": options.backbone}
         values["train"]["seed"] = seed
-        for setting in options.set:
-            name, value = setting.split("=", 1)
-            group, field = name.split(".")
-            values[group][field] = yaml.safe_load(value)
-        arguments = {"work": str(work), "config": values, "size": options.size}
-        arguments["batch"] = options.batch
         for side in sides:
             result = peer.run_side(__file__, side, arguments)
             results[side].append(result)

@@ -16,7 +16,6 @@ and label errors; once for validation photos, which are all searched for label e
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return photos per second of the better of two calls of `get_preds`."""
-    learner = peer.fastai_learner(
-        Path(arguments["work"]), arguments["size"], arguments["batch"], arguments["precision"],
-        evaluate_on="test",
-    )  # fmt: skip
+    learner = peer.fastai_learner(arguments, evaluate_on="test", precision=arguments["precision"])
 
     def predict() -> None:
         with learner.no_bar(), learner.no_logging():
@@ -119,28 +115,22 @@ def main() -> None:
     parser.add_argument("--no-fastai", action="store_true", help="only ours and the limit")
     parser.add_argument("--rows", type=int, default=100_000, help="predictions in the report")
     parser.add_argument("--classes", type=int, default=1_000, help="classes in the report")
-    options = peer.parse(parser, ours=ours, fastai=fastai, report=report)
-    if options is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-        if "photos" in options.only:
-            for precision in options.precision:
-                _compare(options, Path(name) / precision, precision)
-        if "report" in options.only:
-            _report(options, Path(name))
+    peer.run(parser, _measure, ours=ours, fastai=fastai, report=report)
+
+
+def _measure(options: argparse.Namespace, work: Path) -> None:
+    if "photos" in options.only:
+        for precision in options.precision:
+            _compare(options, work / precision, precision)
+    if "report" in options.only:
+        _report(options, work)
 
 
 def _compare(options: argparse.Namespace, work: Path, precision: str) -> None:
     work.mkdir()
-    values = peer.prepare_photos(
-        options.source, work, batch_size=options.batch, mixed_precision=precision
-    ).model_dump(mode="json")
-    values["model"]["image_size"] = options.size
-    values["evaluate"]["batch_size"] = options.batch
-    arguments = {
-        "work": str(work), "config": values, "size": options.size, "batch": options.batch,
-        "precision": precision,
-    }  # fmt: skip
+    arguments = peer.arguments(options, work, mixed_precision=precision)
+    arguments["precision"] = precision
+    arguments["config"]["evaluate"]["batch_size"] = options.batch
     theirs = None if options.no_fastai else peer.run_side(__file__, "fastai", arguments)
     own = peer.run_side(__file__, "ours", arguments)
     limit, first, later = (own[key] for key in ("limit", "first", "later"))

@@ -10,7 +10,7 @@ Each side runs in a separate process.
 
 from __future__ import annotations
 
-import tempfile
+import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the seconds of `learn.lr_find()`."""
-    learner = peer.fastai_learner(
-        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", evaluate_on="valid"
-    )
+    learner = peer.fastai_learner(arguments, evaluate_on="valid")
     start = time.perf_counter()
     with learner.no_bar(), learner.no_logging():
         learner.lr_find(num_it=arguments["steps"], stop_div=False, show_plot=False)
@@ -54,29 +52,24 @@ def main() -> None:
     """Measure all sides and print their seconds."""
     parser = peer.command_line(__doc__)
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps")
-    options = peer.parse(parser, ours=ours, fastai=fastai)
-    if options is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-        values = peer.prepare_photos(
-            options.source, Path(name), batch_size=options.batch, mixed_precision="no"
-        ).model_dump(mode="json")
-        values["model"]["image_size"] = options.size
-        values["lr_find"] |= {"start_lr": 1e-7, "end_lr": 10, "num_steps": options.steps}
-        arguments = {
-            "work": name, "config": values, "size": options.size, "batch": options.batch,
-            "steps": options.steps,
-        }  # fmt: skip
-        theirs = peer.run_side(__file__, "fastai", arguments)
-        for name in ("on features", "on cached features", "with the whole model"):
-            values["lr_find"]["on_features"] = name != "with the whole model"
-            own = peer.run_side(__file__, "ours", arguments)
-            assert own["steps"] == theirs["steps"], (own, theirs)
-            print(
-                f"{name}: {own['steps']} steps in {own['seconds']:.1f} s, steepest "
-                f"{own['steepest']:.2e}; fastai {theirs['seconds']:.1f} s, "
-                f"{theirs['seconds'] / own['seconds']:.1f} times as long"
-            )
+    peer.run(parser, _measure, ours=ours, fastai=fastai)
+
+
+def _measure(options: argparse.Namespace, work: Path) -> None:
+    arguments = peer.arguments(options, work, mixed_precision="no")
+    arguments["steps"] = options.steps
+    settings = arguments["config"]["lr_find"]
+    settings |= {"start_lr": 1e-7, "end_lr": 10, "num_steps": options.steps}
+    theirs = peer.run_side(__file__, "fastai", arguments)
+    for name in ("on features", "on cached features", "with the whole model"):
+        settings["on_features"] = name != "with the whole model"
+        own = peer.run_side(__file__, "ours", arguments)
+        assert own["steps"] == theirs["steps"], (own, theirs)
+        print(
+            f"{name}: {own['steps']} steps in {own['seconds']:.1f} s, steepest "
+            f"{own['steepest']:.2e}; fastai {theirs['seconds']:.1f} s, "
+            f"{theirs['seconds'] / own['seconds']:.1f} times as long"
+        )
 
 
 if __name__ == "__main__":

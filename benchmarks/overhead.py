@@ -10,12 +10,11 @@ include the varying start of the ranks.
 
 from __future__ import annotations
 
+import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -99,9 +98,7 @@ def _timed(function: Callable[..., Any], core_seconds: list[float]) -> Callable[
 @contextmanager
 def _server(work: Path) -> Iterator[None]:
     """Run a Prefect server with a new database; child processes use it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = peer.free_port()
     url = f"http://127.0.0.1:{port}/api"
     os.environ |= {
         "PREFECT_API_URL": url,
@@ -130,11 +127,12 @@ def main() -> None:
     """Run both sides alternately and print the difference."""
     parser = peer.command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each side")
-    options = peer.parse(parser, plain=run_plain, flow=run_flow)
-    if options is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name, _server(Path(name)):
-        _compare(options.rounds, Path(name))
+    peer.run(parser, _measure, plain=run_plain, flow=run_flow)
+
+
+def _measure(options: argparse.Namespace, work: Path) -> None:
+    with _server(work):
+        _compare(options.rounds, work)
 
 
 def _compare(rounds: int, work: Path) -> None:

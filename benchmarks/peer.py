@@ -6,8 +6,10 @@ import argparse
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +27,13 @@ from pets_core.runtime.request import WorkRequest
 __all__ = [
     "BACKBONE",
     "REAL",
+    "arguments",
     "command_line",
     "fastai_learner",
-    "parse",
+    "free_port",
     "prepare_photos",
     "request",
+    "run",
     "run_side",
     "timed",
 ]
@@ -141,30 +145,67 @@ def command_line(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(
-    parser: argparse.ArgumentParser, **sides: Callable[[dict[str, Any]], dict[str, Any]]
-) -> argparse.Namespace | None:
-    """Parse the command line; in a process of `run_side`, run that side and return None."""
+def run(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace, Path], object],
+    **sides: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Parse the command line and run a benchmark, or one side in a process of `run_side`.
+
+    Args:
+        parser: Parser of `command_line`.
+        measure: The benchmark; takes the options and a temporary folder.
+        sides: Function of each side, which takes the arguments that `run_side` passes.
+    """
     options = parser.parse_args()
-    if not options.side:
-        return options
-    print(json.dumps(sides[options.side](options.arguments)))
-    return None
+    if options.side:
+        print(json.dumps(sides[options.side](options.arguments)))
+        return
+    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
+        measure(options, Path(name))
+
+
+def arguments(options: argparse.Namespace, work: Path, **settings: Any) -> dict[str, Any]:
+    """Prepare the photos and return the arguments of a side: work, config, size and batch.
+
+    Args:
+        options: Options of `command_line`.
+        work: Empty folder.
+        settings: Keyword arguments of `prepare_photos`.
+    """
+    config = prepare_photos(options.source, work, batch_size=options.batch, **settings)
+    values = config.model_dump(mode="json")
+    values["model"]["image_size"] = options.size
+    return {"work": str(work), "config": values, "size": options.size, "batch": options.batch}
+
+
+def free_port() -> int:
+    """Return a port of this machine that is not in use."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def fastai_learner(
-    work: Path, size: int, batch: int, precision: str, *, evaluate_on: str, limit: int | None = None
+    arguments: dict[str, Any], *, evaluate_on: str, precision: str = "no", limit: int | None = None
 ) -> Any:
     """Create a typical fastai learner with our backbone's weights.
 
     Resizes, then applies fastai's default augmentation to the batch (flip, rotate, zoom, warp,
     lighting), with its default head, optimizer and two worker processes.
+
+    Args:
+        arguments: Arguments of the side, as `arguments` returns them.
+        evaluate_on: Split to validate on.
+        precision: no or bf16.
+        limit: Number of photos to train on (default: all).
     """
     import torch
     from fastai.vision import all as fastai
 
     from pets_core.models.backbones import create_body
 
+    work, size, batch = Path(arguments["work"]), arguments["size"], arguments["batch"]
     fastai.default_device(torch.cuda.is_available())
     frame = pd.read_csv(work / "photos.csv")
     frame = frame[frame.split.isin(("train", evaluate_on))]

@@ -13,7 +13,6 @@ resumes after a stop. Set OMP_NUM_THREADS to the number of cores of each of --jo
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -234,24 +233,18 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="parallel trainings")
     parser.add_argument("--results", type=Path, default=Path("regularisation.parquet"))
     parser.add_argument("--picture", type=Path, default=Path("regularisation.png"))
-    options = peer.parse(parser, ours=ours)
-    if options is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-        _measure(options, Path(name))
+    peer.run(parser, _measure, ours=ours)
 
 
 def _measure(options: argparse.Namespace, work: Path) -> None:
     names = ("size", "batch", "photos_per_class", "freeze_epochs", "epochs", "base_lr", "lr_mult")
     recipe = {name: getattr(options, name) for name in names}
-    config = peer.prepare_photos(
-        options.source, work, held_out=True, limit=NUM_BREEDS * options.photos_per_class,
-        batch_size=options.batch, freeze_epochs=options.freeze_epochs, epochs=options.epochs,
-        base_lr=options.base_lr, lr_mult=options.lr_mult,
+    arguments = peer.arguments(
+        options, work, held_out=True, limit=NUM_BREEDS * options.photos_per_class,
+        freeze_epochs=options.freeze_epochs, epochs=options.epochs, base_lr=options.base_lr,
+        lr_mult=options.lr_mult,
     )  # fmt: skip
-    values = config.model_dump(mode="json")
-    values["model"] |= {"image_size": options.size, "backbone": peer.BACKBONE}
-    arguments = {"work": str(work), "config": values}
+    arguments["config"]["model"]["backbone"] = peer.BACKBONE
     for found in run_missing(recipe, options, arguments):
         options.picture.write_bytes(picture(found))
     print(table(found))

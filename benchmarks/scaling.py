@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import statistics
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -100,7 +98,7 @@ def reduce(options: argparse.Namespace, work: Path) -> None:
     for world_size in (2, 4):
         file = work / f"reduced-{world_size}"
         multiprocessing.spawn(
-            _reduce, (world_size, num_bytes, _free_port(), str(file)), nprocs=world_size
+            _reduce, (world_size, num_bytes, peer.free_port(), str(file)), nprocs=world_size
         )
         seconds = float(file.read_text())
         volume = 2 * (world_size - 1) / world_size * num_bytes
@@ -285,21 +283,12 @@ def _descendants(pid: int) -> list[int]:
     return [found for child in children for found in (child, *_descendants(child))]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def _arguments(options: argparse.Namespace, work: Path, **train: Any) -> dict[str, Any]:
     """Return the arguments of `peer.request` for a training on a part of the photos."""
-    settings = {"batch_size": options.batch, "mixed_precision": "no"} | train
-    config = peer.prepare_photos(options.source, work, limit=options.photos, **settings)
-    values = config.model_dump(mode="json")
-    values["model"] |= {"image_size": options.size, "backbone": peer.BACKBONE}
-    values["train"]["base_lr"] = 1e-3
-    return {"work": str(work), "config": values}
+    arguments = peer.arguments(options, work, limit=options.photos, mixed_precision="no", **train)
+    arguments["config"]["model"]["backbone"] = peer.BACKBONE
+    arguments["config"]["train"]["base_lr"] = 1e-3
+    return arguments
 
 
 def _request(arguments: dict[str, Any], name: str, **launch_settings: Any) -> WorkRequest:
@@ -318,12 +307,14 @@ def main() -> None:
     parser = peer.command_line(__doc__)
     parser.add_argument("--photos", type=int, default=960, help="photos to train on")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    options = peer.parse(parser, checkpoints=measure_checkpoints)
-    if options is None:
-        return
+    peer.run(parser, _measure, checkpoints=measure_checkpoints)
+
+
+def _measure(options: argparse.Namespace, work: Path) -> None:
     for section in options.only:
-        with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-            globals()[section](options, Path(name))
+        folder = work / section
+        folder.mkdir()
+        globals()[section](options, folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ better one is printed. Unfrozen epochs have a quarter of the photos.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -112,9 +111,8 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
     results = {}
     for phase, count in (("frozen", arguments["photos"]), ("unfrozen", arguments["photos"] // 4)):
         learner = peer.fastai_learner(
-            Path(arguments["work"]), arguments["size"], arguments["batch"],
-            arguments["precision"], evaluate_on="valid", limit=count,
-        )  # fmt: skip
+            arguments, evaluate_on="valid", precision=arguments["precision"], limit=count
+        )
         if phase == "unfrozen":
             learner.unfreeze()
         timer = TimeEpochs()
@@ -137,28 +135,19 @@ def main() -> None:
     parser.add_argument("--weights", default="auto", help="use none without access to the hub")
     parser.add_argument("--no-fastai", action="store_true", help="only ours and the limit")
     parser.add_argument("--compile", action="store_true", help="compile ours and the limit")
-    options = peer.parse(parser, ours=ours_and_limit, fastai=fastai)
-    if options is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-        for precision in options.precision:
-            _compare(options, Path(name) / precision, precision)
+    peer.run(parser, _measure, ours=ours_and_limit, fastai=fastai)
+
+
+def _measure(options: argparse.Namespace, work: Path) -> None:
+    for precision in options.precision:
+        _compare(options, work / precision, precision)
 
 
 def _compare(options: argparse.Namespace, work: Path, precision: str) -> None:
     work.mkdir()
-    config = peer.prepare_photos(
-        options.source, work, batch_size=options.batch, mixed_precision=precision,
-        compile=options.compile,
-    )  # fmt: skip
-    values = config.model_dump(mode="json")
-    values["model"] |= {
-        "image_size": options.size, "backbone": options.backbone, "weights": options.weights,
-    }  # fmt: skip
-    arguments = {
-        "work": str(work), "config": values, "size": options.size, "batch": options.batch,
-        "photos": options.photos, "precision": precision,
-    }  # fmt: skip
+    arguments = peer.arguments(options, work, mixed_precision=precision, compile=options.compile)
+    arguments |= {"photos": options.photos, "precision": precision}
+    arguments["config"]["model"] |= {"backbone": options.backbone, "weights": options.weights}
     theirs = None if options.no_fastai else peer.run_side(__file__, "fastai", arguments)
     own = peer.run_side(__file__, "ours", arguments)
     print(f"{precision}: {own['decoded_per_second']:.0f} photos/s decoding, once")

@@ -11,7 +11,6 @@ crops and flips, two loader processes, AdamW under one cycle, the whole model.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,9 +91,7 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
     from fastai.torch_core import set_seed
 
     set_seed(0)
-    learner = peer.fastai_learner(
-        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", evaluate_on="test"
-    )
+    learner = peer.fastai_learner(arguments, evaluate_on="test")
     points: Points = []
     start = time.perf_counter()
 
@@ -197,30 +194,26 @@ def main() -> None:
     """Run each side in a process of its own, print its curve, and draw all of them."""
     parser = peer.command_line(__doc__)
     parser.add_argument("--picture", type=Path, help="PNG of the curves")
-    options = peer.parse(parser, ours=ours, fastai=fastai, plain=plain)
-    if options is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-        curves = _measure(options, Path(name))
+    peer.run(parser, _measure, ours=ours, fastai=fastai, plain=plain)
+
+
+def _measure(options: argparse.Namespace, work: Path) -> None:
+    curves = _curves(options, work)
     ours_best, theirs = curves["default recipe"][-1], curves["fastai, fine_tune(2)"][-1]
     print(f"fastai takes {theirs[0] / ours_best[0]:.1f} times as long as the default recipe")
     if options.picture:
         options.picture.write_bytes(draw(curves))
 
 
-def _measure(options: argparse.Namespace, work: Path) -> dict[str, Points]:
-    config = peer.prepare_photos(options.source, work, batch_size=options.batch)
+def _curves(options: argparse.Namespace, work: Path) -> dict[str, Points]:
+    arguments = peer.arguments(options, work)
     curves: dict[str, Points] = {}
     for number, (name, (side, settings, _, _)) in enumerate(_SIDES.items()):
-        values = config.model_dump(mode="json")
-        values["model"]["image_size"] = options.size
-        values["train"] |= settings
+        config = arguments["config"] | {"train": arguments["config"]["train"] | settings}
         # Each decodes the photos itself.
-        values["cache_dir"] = str(work / f"cache-{number}")
-        arguments = {
-            "work": str(work), "config": values, "size": options.size, "batch": options.batch,
-        }  # fmt: skip
-        curves[name] = peer.run_side(__file__, side, arguments)["points"]
+        config["cache_dir"] = str(work / f"cache-{number}")
+        result = peer.run_side(__file__, side, arguments | {"config": config})
+        curves[name] = result["points"]
         text = ", ".join(f"{error:.1%} after {seconds:.0f} s" for seconds, error in curves[name])
         print(f"{name}: {text}", flush=True)
     return curves
