@@ -28,6 +28,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from checkpoints import make_model
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -77,10 +78,7 @@ class Bench:
 
     def model(self) -> Classifier:
         """Create a model with random weights, channels last."""
-        torch.manual_seed(0)
-        body = timm.create_model(self.backbone, pretrained=False, num_classes=0)
-        model = Classifier(body, body.num_features, NUM_CLASSES, 0.0)
-        return model.to(self.device, memory_format=torch.channels_last)
+        return make_model(self.backbone).to(self.device)
 
     def photos(self) -> DecodedPhotos:
         """Create decoded, coarse random photos."""

@@ -182,11 +182,16 @@ def compare(source: Path) -> None:
     print(f"{speed['ours, no decoding'] / speed['limit']:.2f}")
 
 
-def draw(number: int) -> bytes:
-    """Generate a different JPEG of about 15 kB for each number: soft colours with some noise."""
+def draw(number: int, size: tuple[int, int] = (256, 256)) -> bytes:
+    """Generate a different JPEG for each number, soft colours with some noise: 15 kB at 256 x 256.
+
+    Args:
+        number: Number of the photo.
+        size: Width and height, pixels.
+    """
     random = np.random.default_rng(number)
     soft = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
-    pixels = np.asarray(soft.resize((256, 256), Image.Resampling.BICUBIC), np.int16)
+    pixels = np.asarray(soft.resize(size, Image.Resampling.BICUBIC), np.int16)
     noisy = (pixels + random.integers(-12, 13, pixels.shape, np.int16)).clip(0, 255)
     buffer = io.BytesIO()
     Image.fromarray(noisy.astype(np.uint8)).save(buffer, "JPEG", quality=75)

@@ -22,7 +22,6 @@ import argparse
 import collections
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import peer
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
@@ -51,9 +51,7 @@ class Pools:
     """A server with this project's deployments, and a worker for each pool."""
 
     def __init__(self, folder: Path, exit_stack: ExitStack) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = peer.free_port()
         self.folder, self._client = (
             folder,
             httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60),

@@ -10,7 +10,6 @@ size of each photo, is not measured.
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import sys
 import tempfile
@@ -20,8 +19,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from ingest import draw
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import shards
@@ -58,16 +56,10 @@ def serve(folder: str, seconds: float, port: Connection) -> None:
 
 def generate(folder: Path) -> None:
     """Write two class folders of soft pictures with some noise, about 25 kB each."""
-    random = np.random.default_rng(0)
     for number in range(NUM_PHOTOS):
-        soft = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
-        pixels = np.asarray(soft.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
-        noisy = (pixels + random.integers(-12, 13, pixels.shape, np.int16)).clip(0, 255)
         path = folder / "photos" / "ab"[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        Image.fromarray(noisy.astype(np.uint8)).save(buffer, "JPEG", quality=75)
-        path.write_bytes(buffer.getvalue())
+        path.write_bytes(draw(number, (500, 375)))
 
 
 def measure(url: str) -> float:
