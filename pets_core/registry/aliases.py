@@ -205,7 +205,12 @@ def load_candidate(report: EvalReport) -> Candidate:
 
 def aliases(store: str, dataset: str) -> list[str]:
     """Return the sorted aliases of a data set."""
-    return sorted(storage.list_folder(_folder(store, dataset)))
+    return _names(_folder(store, dataset))
+
+
+def _names(folder: str) -> list[str]:
+    """Return the sorted entries of a folder, without other files such as .DS_Store of macOS."""
+    return sorted(name for name in storage.list_folder(folder) if re.fullmatch(NAME_PATTERN, name))
 
 
 def history(store: str, dataset: str, alias: str) -> dict[str, AliasVersion]:
@@ -228,7 +233,7 @@ def current(store: str, dataset: str, alias: str) -> AliasVersion | None:
 def kept_models(store: str) -> list[Candidate]:
     """Return the models of all aliases of a store, and the models a rollback would return to."""
     root, kept = storage.join(storage.absolute(store), MODELS), []
-    for dataset in sorted(storage.list_folder(root)):
+    for dataset in _names(root):
         for alias in aliases(store, dataset):
             versions = history(store, dataset, alias)
             newest = versions[max(versions)] if versions else None

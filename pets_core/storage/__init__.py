@@ -171,7 +171,7 @@ def list_folder(url: str) -> dict[str, dict[str, Any]]:
     fs, path = filesystem(url)
     try:
         listed = fs.ls(path, detail=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     entries = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in listed}
     # Object stores may list the folder itself.

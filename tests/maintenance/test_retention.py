@@ -31,6 +31,23 @@ def store(tmp_path) -> Path:
     return tmp_path / "store"
 
 
+@pytest.mark.parametrize(
+    "command", ["gc", "datasets gc", "datasets list", "models list", "runs list"]
+)
+def test_files_of_other_programs_are_ignored(store, capsys, command):
+    for folder in ("datasets", "datasets/pets", "models", "models/pets", "runs"):
+        write(store / folder / ".DS_Store", 1)
+    cli.main([*command.split(), "--store", str(store), "--json"])
+    assert capsys.readouterr().out.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["gc", "datasets list", "models list", "runs list"])
+def test_store_that_is_a_file_is_empty(store, capsys, command):
+    write(store, 1)
+    cli.main([*command.split(), "--store", str(store), "--json"])
+    assert capsys.readouterr().out.strip() == "[]"
+
+
 @pytest.fixture
 def run(store):
     """Return a function that writes a run with files of a given age."""
