@@ -196,7 +196,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 def _collect_garbage(arguments: argparse.Namespace) -> None:
     if arguments.keep is not None and arguments.keep < 1:
         raise PetsError(f"--keep = {arguments.keep}: must be at least 1. Omit it to keep all")
-    if arguments.grace_hours < 0:
+    if not arguments.grace_hours >= 0:
         raise PetsError(f"--grace-hours = {arguments.grace_hours:g}: must be at least 0")
     grace_seconds = arguments.grace_hours * 3600
     found = collect_garbage(

@@ -136,7 +136,7 @@ def load_config(
         name = unknown[0].split("=")[0].lstrip("-")
         raise PetsError(f"{name}: no such setting.{did_you_mean(name, setting_names(kind))}")
     stored_settings: dict[str, Any] = {}
-    if getattr(parsed, "resume", None):
+    if getattr(parsed, "resume", None) is not None:
         if file := config_file(parsed):
             raise PetsError(
                 f"{file}: --resume uses the settings of the run. Remove the file from the command"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pets.cli.flow_command import load_config
 from pets.cli.parser import Parser, add_short_help
+from pets_core.errors import PetsError
 
 if TYPE_CHECKING:
     from pydantic_settings import CliSettingsSource
@@ -41,4 +42,6 @@ def run_join(parser: Parser, arguments: list[str]) -> None:
     from pets_core.runtime.multi_node import join
 
     config, parsed = load_config(PipelineConfig, source, parser, arguments)
+    if not parsed.idle_seconds >= 0:
+        raise PetsError(f"--idle-seconds = {parsed.idle_seconds:g}: must be at least 0")
     join(config, parsed.machine, idle_seconds=parsed.idle_seconds, log=partial(print, flush=True))

@@ -63,6 +63,8 @@ class _Sources(BaseSettings):
 
 _SOURCES = SettingsConfigDict(
     env_prefix="PETS_",
+    # As the commands without settings read PETS_STORE.
+    env_ignore_empty=True,
     env_nested_delimiter="__",
     nested_model_default_partial_update=True,
     cli_avoid_json=True,

@@ -289,6 +289,29 @@ def test_resume_uses_the_settings_of_the_run(started, started_run):
     assert resumed.train == config.train
 
 
+def test_empty_run_to_resume_is_rejected(refused):
+    assert "no such run" in refused("run", "--resume", "")[0]
+
+
+def test_empty_variables_are_not_set(started, monkeypatch):
+    monkeypatch.setenv("PETS_STORE", "")
+    monkeypatch.setenv("PETS_CACHE_DIR", "")
+    assert started("run") == PipelineConfig()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["datasets", "gc", "--grace-hours"], "--grace-hours"),
+        (["gc", "--keep-days"], "--keep-days"),
+        (["join", "--idle-seconds"], "--idle-seconds"),
+    ],
+)
+def test_times_must_be_numbers(refused, arguments, flag):
+    for value in ("nan", "-1"):
+        assert refused(*arguments, value)[0].startswith(f"{flag} = {value}: must be at least ")
+
+
 def test_resume_rejects_missing_runs_and_config_files(refused, started_run, tmp_path):
     assert "no run found" in refused("run", "--resume", tmp_path)[0]
     _, url = started_run
