@@ -87,6 +87,7 @@ def photos_of(manifest):
     return pq.read_table(f"{manifest.url}/photos.parquet").to_pandas().set_index("id").sort_index()
 
 
+@pytest.mark.slow
 def test_each_stage_runs_as_a_flow(config) -> None:
     manifest = ingest_flow(config)
     assert manifest.num_rows == 37 * 4
@@ -207,6 +208,7 @@ def test_unknown_deployment_is_rejected_before_any_work(config, tmp_path) -> Non
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_gpu_pool_stage_fails_on_a_machine_without_a_gpu(config, tmp_path, monkeypatch) -> None:
     """Even if the settings of the requesting run do not require a GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -277,6 +279,7 @@ def test_collab_flow_trains_evaluates_and_promotes(
         collab_flow(config, resume=str(tmp_path / "nowhere"))
 
 
+@pytest.mark.slow
 def test_collab_flow_searches_the_weight_decay(tmp_path, read_artifacts, monkeypatch) -> None:
     settings = {
         "store": str(tmp_path / "store"),

@@ -72,6 +72,7 @@ def photos_of(tmp_path: Path, manifest, count=3) -> list[str]:
     return paths
 
 
+@pytest.mark.slow
 def test_pipeline_for_tags(config_of, tmp_path, read_artifacts, capsys):
     config = config_of("tags", evaluate={"threshold": "per_tag", "tta_views": 1})
     state = pipeline(config, return_state=True)
@@ -134,6 +135,7 @@ def test_pipeline_for_tags(config_of, tmp_path, read_artifacts, capsys):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [pytest.param("points", marks=pytest.mark.nightly), "box"])
 def test_pipeline_for_coordinates(config_of, tmp_path, read_artifacts, targets):
     config = config_of(targets, evaluate={"tta_views": 1}, train={

@@ -157,6 +157,7 @@ def test_existing_parts_are_not_predicted_again(config, model_url, tmp_path) -> 
         commit_batch(again, num_predicted=0, seconds=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks die with their parent on Linux")
 def test_killed_batch_resumes(config, model_url, folder, jpeg, tmp_path) -> None:
     for number in range(200):

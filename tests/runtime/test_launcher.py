@@ -359,6 +359,7 @@ def test_ended_caller_leaves_no_processes(small_config, tmp_path, ending: signal
     assert processes.wait_for_exit(started)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_killed_stage_or_agent_does_not_affect_later_stages(small_config, tmp_path) -> None:
     endless = tiny(small_config, train={"freeze_epochs": 1, "epochs": 5000, "batch_size": 8})

@@ -143,6 +143,7 @@ def test_hanging_rank_is_ended_and_the_stacks_are_reported(small_config, tmp_pat
     assert processes.wait_for_exit(stopped)
 
 
+@pytest.mark.slow
 def test_training_resumes_with_another_number_of_ranks(small_config, tmp_path) -> None:
     """From the middle of an epoch; equal to training on one rank up to summation order."""
     request = training(small_config, tmp_path / "whole", ranks=1, dropout=0)

@@ -104,6 +104,7 @@ def assert_consistent(store: str, expected) -> None:
         assert [error for _, error in verify(manifest) if error] == []
 
 
+@pytest.mark.slow
 def test_ingest_killed_at_any_write_leaves_a_consistent_store(settings, tmp_path):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     done = subprocess.run(
