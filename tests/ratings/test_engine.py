@@ -103,6 +103,7 @@ def test_report_and_model_card_mention_ratings_not_photos(evaluated, capsys):
     assert Path(report.model_url, "README.md").read_text() == shown[2]
 
 
+@pytest.mark.slow
 def test_champion_that_one_rank_cannot_read_is_reported(
     evaluated, sample_ratings, tmp_path, faulty_agent
 ):

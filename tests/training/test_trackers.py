@@ -58,6 +58,7 @@ def test_tensorboard(small_config, tmp_path) -> None:
     assert_logged(values, result)
 
 
+@pytest.mark.slow
 def test_mlflow(small_config, tmp_path, monkeypatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -90,6 +91,7 @@ def records(data: bytes) -> Iterator[bytes]:
             record = b""
 
 
+@pytest.mark.slow
 def test_wandb(small_config, tmp_path, monkeypatch) -> None:
     pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
