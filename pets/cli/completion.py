@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from importlib import import_module
 
 import shtab
 
 from pets.cli.commands import COMMANDS
-from pets.cli.flow_command import add_flow_arguments
+from pets.cli.flow_command import add_flow_arguments, settings_class
+from pets.cli.groups import choices
 from pets.cli.join import add_join_arguments
 from pets.cli.parser import Parser
 
@@ -34,12 +36,19 @@ def full_parser() -> argparse.ArgumentParser:
         own = commands.add_parser(name, help=command.summary)
         if command.flow:
             add_flow_arguments(name, own)
+            _complete_choices(own, choices(settings_class(name)))
         elif name == "join":
             add_join_arguments(own)
         else:
             import_module(f"pets.cli.{name}").add_arguments(own)
         _complete_files(own)
     return parser
+
+
+def _complete_choices(parser: argparse.ArgumentParser, found: Mapping[str, list[str]]) -> None:
+    """Let settings with a list of names complete these. The parser of a command has no choices."""
+    for action in parser._actions:
+        action.choices = found.get(action.dest, action.choices)
 
 
 def _complete_files(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.ratings.config import RatingsConfig
 
-__all__ = ["add_flow_arguments", "load_config", "run_flow"]
+__all__ = ["add_flow_arguments", "load_config", "run_flow", "settings_class"]
 
 
 def run_flow(name: str, parser: Parser, arguments: list[str]) -> None:
@@ -35,7 +35,7 @@ def run_flow(name: str, parser: Parser, arguments: list[str]) -> None:
         PetsError: An argument, a setting or the input is invalid.
     """
     source = add_flow_arguments(name, parser, arguments)
-    kind: Any = _settings_class(name)
+    kind: Any = settings_class(name)
     config, parsed = load_config(kind, source, parser, arguments)
     if parsed.print_config:
         _print_config(config)
@@ -96,13 +96,14 @@ def add_flow_arguments(
     add("--json", action="store_true", help="print the result as JSON (docs/command-line.md)")
     add("--print-config", action="store_true", help="print the settings as YAML and exit")
     add_log_options(parser)
-    kind = _settings_class(name)
+    kind = settings_class(name)
     source = add_settings(parser, kind)
     add_short_help(name, parser, groups(kind))
     return source
 
 
-def _settings_class(name: str) -> type[PipelineConfig] | type[RatingsConfig]:
+def settings_class(name: str) -> type[PipelineConfig] | type[RatingsConfig]:
+    """Return the class of a command's settings."""
     if name == "collab":
         from pets_core.ratings.config import RatingsConfig
 

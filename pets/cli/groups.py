@@ -13,7 +13,15 @@ from pets.cli.commands import GROUP_EXAMPLES
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.ratings.config import RatingsConfig
 
-__all__ = ["as_flag", "as_setting", "as_variable", "describe_group", "find_error", "groups"]
+__all__ = [
+    "as_flag",
+    "as_setting",
+    "as_variable",
+    "choices",
+    "describe_group",
+    "find_error",
+    "groups",
+]
 
 _NUM_EXAMPLES = 3
 
@@ -44,6 +52,16 @@ def groups(kind: type[PipelineConfig] | type[RatingsConfig]) -> dict[str, type[B
         for name, field in kind.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
+
+
+def choices(kind: type[PipelineConfig] | type[RatingsConfig]) -> dict[str, list[str]]:
+    """Return the names that a setting may have, by the setting's dotted name."""
+    found = {
+        f"{name}.{field}": sorted(c for c in _choices(info.annotation) if isinstance(c, str))
+        for name, group in groups(kind).items()
+        for field, info in group.model_fields.items()
+    }
+    return {name: values for name, values in found.items() if values}
 
 
 def find_error(name: str, group: type[BaseModel], text: str, form: Form) -> str | None:

@@ -148,12 +148,34 @@ def test_schema_of_an_unknown_command_is_rejected(refused):
     assert line.startswith("--result ui: use one of run, evaluate")
 
 
+COMPLETE = """
+complete_last() {
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+    _shtab_pets pets "${@: -1}" ""
+}
+"""
+COMPLETED = {
+    "batch": "batch-predict",
+    "run --train.unf": "--train.unfrozen_lr_div --train.unfreeze_to",
+    "run --lr_find.suggestion ''": "auto minimum slide steepest valley",
+    "train --train.recipe p": "probe",
+    "collab --recommender.model ''": "dot neural",
+    "models ''": "list show promote rollback",
+    "models promote --al": "--alias",
+}
+"""What bash offers for the last word."""
+
+
 def test_completion_knows_commands_and_settings(capsys):
     cli.main(["completion", "bash"])
     script = capsys.readouterr().out
-    for word in ("batch-predict", "--train.lr_mult", "--lr_find.suggestion", "rollback"):
-        assert word in script
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    for typed in COMPLETED:
+        script += f"COMPREPLY=(); complete_last pets {typed}; echo ${{COMPREPLY[@]}}\n"
+    done = subprocess.run(
+        ["bash"], input=COMPLETE + script, text=True, capture_output=True, check=True
+    )
+    assert done.stderr == ""
+    assert dict(zip(COMPLETED, done.stdout.splitlines(), strict=True)) == COMPLETED
 
 
 def test_doctor_checks_this_machine(tmp_path):
