@@ -198,7 +198,7 @@ def test_check_stage_rejects_an_unknown_backbone(small_config) -> None:
 
 def test_require_gpu_fails_without_a_gpu(small_config, monkeypatch) -> None:
     if torch.cuda.is_available():
-        # Not otherwise: another environment needs another agent, which imports torch anew.
+        # Not otherwise: another environment needs another agent, which imports torch again.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     config = tiny(small_config, launch={"require_gpu": True})
     for stage in ("check", "lr-find"):
