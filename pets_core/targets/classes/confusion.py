@@ -29,16 +29,31 @@ def confusion_counts(
     """Return the confusion matrix.
 
     Args:
-        targets: Class indices from 0 to C - 1, (n,).
-        predictions: Class indices from 0 to C - 1, (n,).
+        targets: Class indices, shape (n,).
+        predictions: Class indices, shape (n,).
         num_classes: C.
 
     Returns:
         Shape (C, C): actual class in rows, predicted class in columns; the sum is n.
+
+    Raises:
+        ValueError: The shapes differ, or an index is outside 0 to C - 1.
     """
-    # scikit-learn's confusion_matrix warns if there is a single class.
-    cells = np.bincount(targets * num_classes + predictions, minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
+    if targets.shape != predictions.shape or targets.ndim != 1:
+        raise ValueError(
+            f"targets {targets.shape} and predictions {predictions.shape} must be vectors of equal "
+            "length"
+        )
+    for name, indices in (("targets", targets), ("predictions", predictions)):
+        # An index out of range would be counted in another row of the matrix.
+        if indices.size and not 0 <= indices.min() <= indices.max() < num_classes:
+            raise ValueError(
+                f"{name} range from {indices.min()} to {indices.max()}: "
+                f"class indices must be from 0 to {num_classes - 1}"
+            )
+    cells = targets.astype(np.int64) * num_classes + predictions
+    flat = np.bincount(cells, minlength=num_classes**2)
+    return flat.astype(np.int64).reshape(num_classes, num_classes)
 
 
 def cluster_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:

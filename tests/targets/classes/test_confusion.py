@@ -1,6 +1,7 @@
 """Confusion counts, class order and pairs: hand-computed values and properties."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -36,6 +37,19 @@ def test_counts_have_the_actual_class_in_rows():
 def test_counts_without_photos_are_zero():
     none = np.zeros(0, np.int64)
     np.testing.assert_array_equal(confusion_counts(none, none, 3), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "predictions", "message"),
+    [
+        ([0, 3], [0, 0], "targets range"),
+        ([0, 0], [0, -1], "predictions range"),
+        ([0], [0, 1], "vectors of equal length"),
+    ],
+)
+def test_bad_indices_are_refused(targets, predictions, message):
+    with pytest.raises(ValueError, match=message):
+        confusion_counts(np.array(targets), np.array(predictions), 3)
 
 
 @given(labelled())
