@@ -27,6 +27,7 @@ generates this page.
 `PETS_TRAIN='{"epochs": 3, "seed": 1}'`). Lists use commas in flags
 (`--sweep.backbones resnet18,resnet34`) and JSON in variables
 (`PETS_SWEEP__BACKBONES='["resnet18", "resnet34"]'`). Duplicate keys in a YAML file are errors.
+An empty variable counts as not set.
 "Empty" in a description means `null` or an empty list.
 """
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<",

@@ -98,10 +98,11 @@ def _has_no_ui_link(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("View at ")
 
 
-def answers(url: str) -> bool:
+def answers(url: str, client: httpx.Client | None = None) -> bool:
     """Return whether a Prefect server answers at the URL of an API."""
+    get = client.get if client else httpx.get
     try:
-        return httpx.get(f"{url}/health", timeout=_ANSWER_SECONDS).is_success
+        return get(f"{url}/health", timeout=_ANSWER_SECONDS).is_success
     except httpx.TransportError:
         return False
 
@@ -120,13 +121,15 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, remedy: str) ->
     # The loop ends early if the server exits. A busy machine may need long.
     timeout = max(_START_SECONDS, get_current_settings().server.ephemeral.startup_timeout_seconds)
     deadline = time.monotonic() + timeout
-    while process.poll() is None and time.monotonic() < deadline:
-        if answers(url):
-            return
-        time.sleep(_POLL_SECONDS)
+    # Creating a client takes 20 ms.
+    with httpx.Client() as client:
+        while process.poll() is None and time.monotonic() < deadline:
+            if answers(url, client):
+                return
+            time.sleep(_POLL_SECONDS)
     code = process.poll()
     reason = f"exit code {code}" if code is not None else f"no answer within {timeout:.0f} s"
-    raise PetsError(f"the Prefect server did not start ({reason}). {remedy}")
+    raise PetsError(f"the Prefect server of this command did not start ({reason}). {remedy}")
 
 
 @contextmanager

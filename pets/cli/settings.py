@@ -63,7 +63,7 @@ class _Sources(BaseSettings):
 
 _SOURCES = SettingsConfigDict(
     env_prefix="PETS_",
-    # As the commands without settings read PETS_STORE.
+    # An empty variable counts as not set, as in `resolve_store`.
     env_ignore_empty=True,
     env_nested_delimiter="__",
     nested_model_default_partial_update=True,
@@ -97,6 +97,8 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> CliSett
         "--config", dest="config_flag", metavar="FILE", help="the same as CONFIG.yaml"
     )
     source: CliSettingsSource[Any] = CliSettingsSource(_SETTINGS_CLASSES[kind], root_parser=parser)
+    # An empty flag is a value, such as --notes "": only empty variables count as not set.
+    source.env_ignore_empty = False
     for action in parser._actions:
         if action.dest in groups(kind):
             # pydantic-settings ignores a group's flag without a value.
@@ -186,8 +188,8 @@ def _find_variable_errors(kind: type[AnyConfig]) -> list[str]:
         name = variable[len("PETS_") :].lower().replace("__", ".")
         if name not in known:
             errors.append(f"{variable}: no such setting.{did_you_mean(name, dict.fromkeys(names))}")
-        elif error := _find_variable_error(kind, name, text):
-            errors.append(f"{variable} = {text}: {error}" if text else f"{variable}: {error}")
+        elif text and (error := _find_variable_error(kind, name, text)):
+            errors.append(f"{variable} = {text}: {error}")
     return errors
 
 

@@ -43,6 +43,6 @@ def run_command(arguments: argparse.Namespace) -> None:
     """Run a parsed subcommand.
 
     Raises:
-        PetsError: What an argument names does not exist, or an argument is invalid.
+        PetsError: The run, model or data set does not exist, or an argument is invalid.
     """
     arguments.handler(arguments)

@@ -240,7 +240,8 @@ def open_described(
         remedy: What to do with another file, for error messages.
 
     Raises:
-        PetsError: The file is missing, another one or damaged, also if it is read in the block.
+        PetsError: The file is missing, of another kind or damaged; also raised for reads in the
+            block.
     """
     with storage.open_read(storage.absolute(url)) as file:
         try:
@@ -257,7 +258,14 @@ def open_described(
 
 
 def check_columns(url: str, parquet: pq.ParquetFile, expected: pa.Schema, noun: str) -> None:
-    """Raise a PetsError if a column is missing or has another type; `noun` as above."""
+    """Raise a PetsError if a column is missing or has another type.
+
+    Args:
+        url: The file.
+        parquet: The open file.
+        expected: Columns and their types.
+        noun: Noun for such a file, after "not", for the error message.
+    """
     schema = parquet.schema_arrow
     for field in expected:
         index = schema.get_field_index(field.name)

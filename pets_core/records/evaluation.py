@@ -390,7 +390,7 @@ class EvalReport(Record):
         return f"{self.num_rows:,} {split} {self.samples}"
 
     def metric(self, name: str) -> float:
-        """Return the value of a metric by name; raises KeyError if there is none."""
+        """Return the value of a metric by name, or raise KeyError."""
         return {metric.name: metric.value for metric in (self.primary, *self.metrics)}[name]
 
     def file(self, name: str) -> str:

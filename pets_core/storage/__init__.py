@@ -167,12 +167,17 @@ def list_folder(url: str) -> dict[str, dict[str, Any]]:
 
     Raises the store's errors, unlike fsspec's `glob` and `find`, which treat a folder without list
     permission as empty.
+
+    Raises:
+        PetsError: A file is where a folder should be.
     """
     fs, path = filesystem(url)
     try:
         listed = fs.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return {}
+    except NotADirectoryError as error:
+        raise PetsError(f"{url}: a part of this path is a file, not a folder") from error
     entries = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in listed}
     # Object stores may list the folder itself.
     entries.pop("", None)

@@ -110,8 +110,8 @@ class Evaluator(ABC):
         config: Evaluation settings.
         is_run_model: Whether this run trained the model and may overwrite files in its folder.
         maps_url: File with activation maps of some photos, if any.
-        evaluation_url: Folder of an earlier evaluation by this model, which stored the decision
-            rule, such as thresholds; None: this is the first one.
+        evaluation_url: Folder of an earlier evaluation of this model, whose stored decision rule
+            (such as thresholds) is used; None: use the model's, or choose one.
     """
 
     def __init__(

@@ -296,7 +296,17 @@ def test_empty_run_to_resume_is_rejected(refused):
 def test_empty_variables_are_not_set(started, monkeypatch):
     monkeypatch.setenv("PETS_STORE", "")
     monkeypatch.setenv("PETS_CACHE_DIR", "")
+    monkeypatch.setenv("PETS_SWEEP__BACKBONES", "")
+    monkeypatch.setenv("PETS_TRAIN", "")
     assert started("run") == PipelineConfig()
+
+
+def test_empty_flag_is_a_value(started, refused, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("run: {notes: weekly}\nregistry: {mlflow_uri: 'http://127.0.0.1:1'}\n")
+    config = started("run", path, "--run.notes", "", "--registry.mlflow_uri", "")
+    assert (config.run.notes, config.registry.mlflow_uri) == ("", None)
+    assert "launch.deployment" in refused("run", "--launch.deployment", "")[0]
 
 
 @pytest.mark.parametrize(

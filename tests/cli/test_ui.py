@@ -48,5 +48,6 @@ def test_server_that_exits_is_reported_with_a_remedy(refused, monkeypatch, tmp_p
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         (line,) = refused("ui", "--no-browser", "--port", "1")
     assert line == (
-        "the Prefect server did not start (exit code 3). Port 1 may be in use: set another --port"
+        "the Prefect server of this command did not start (exit code 3). "
+        "Port 1 may be in use: set another --port"
     )

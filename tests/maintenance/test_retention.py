@@ -42,10 +42,12 @@ def test_files_of_other_programs_are_ignored(store, capsys, command):
 
 
 @pytest.mark.parametrize("command", ["gc", "datasets list", "models list", "runs list"])
-def test_store_that_is_a_file_is_empty(store, capsys, command):
+def test_store_that_is_a_file_is_an_error(store, capsys, command):
     write(store, 1)
-    cli.main([*command.split(), "--store", str(store), "--json"])
-    assert capsys.readouterr().out.strip() == "[]"
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command.split(), "--store", str(store), "--json"])
+    assert caught.value.code == 2
+    assert "a part of this path is a file, not a folder" in capsys.readouterr().err
 
 
 @pytest.fixture
