@@ -28,6 +28,7 @@ __all__ = [
     "filesystem",
     "find_files",
     "is_chain",
+    "is_http",
     "is_local",
     "is_url",
     "join",
@@ -103,8 +104,7 @@ def resolve_file(url: str, path: str) -> tuple[Any, str]:
     Unlike a part of a URL, `path` may contain any character.
     """
     fs, root = filesystem(url)
-    is_web = url.startswith(("http://", "https://"))
-    return fs, f"{root.rstrip('/')}/{quote(path) if is_web else path}"
+    return fs, f"{root.rstrip('/')}/{quote(path) if is_http(url) else path}"
 
 
 def printable(text: str) -> str:
@@ -114,7 +114,7 @@ def printable(text: str) -> str:
 
 def strip_query(url: str) -> str:
     """Remove the query from a web URL, as it may hold a signature; other URLs are unchanged."""
-    return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
+    return url.split("?", 1)[0] if is_http(url) else url
 
 
 def strip_password(text: str) -> str:
@@ -149,6 +149,11 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise PetsError(f"{url}: {error}{remedy}") from error
     except ValueError as error:
         raise PetsError(f"{url}: {error}") from error
+
+
+def is_http(url: str) -> bool:
+    """Return whether `url` is a web URL."""
+    return url.startswith(("http://", "https://"))
 
 
 def is_chain(url: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from unicodedata import normalize
@@ -48,6 +48,14 @@ _SYSTEM_FOLDERS = frozenset(
     }
 )  # fmt: skip
 """Folders created by Windows, macOS, Linux and network drives, in lower case."""
+
+_REMOTE_PROTOCOLS = frozenset(
+    {
+        "abfs", "abfss", "adl", "az", "ftp", "gcs", "gdrive", "github", "gs", "hdfs", "hf", "http",
+        "https", "oci", "oss", "s3", "s3a", "sftp", "smb", "ssh", "webhdfs",
+    }
+)  # fmt: skip
+"""fsspec protocols that never read files of this machine."""
 
 
 class FileEntry(NamedTuple):
@@ -158,7 +166,7 @@ class FolderFiles:
     def _entries(self) -> Sequence[FileEntry]:
         fs, root = storage.filesystem(self._url)
         with wrap_errors(f"{self._url} cannot be listed"):
-            if self._is_http or storage.is_local(fs):
+            if storage.is_http(self._url) or storage.is_local(fs):
                 found = dict(_walk(fs, root, self._listings))
             else:
                 found = call_with_retries(lambda: fs.find(root, detail=True))
@@ -191,17 +199,13 @@ class FolderFiles:
     def _path(self, full: str, root: str) -> str:
         """Return a path relative to the folder; empty for a link from a web page to itself."""
         path = full[len(root) :].lstrip("/")
-        if self._is_http:
+        if storage.is_http(self._url):
             # Links with a query, such as "?C=N;O=D", sort the same listing.
             return "" if "?" in path else unquote(path, errors="surrogateescape")
         return path
 
     def _listed(self, paths: Iterable[str]) -> ListedFiles:
         return ListedFiles(paths, partial(storage.resolve_file, self._url))
-
-    @property
-    def _is_http(self) -> bool:
-        return self._url.startswith(("http://", "https://"))
 
 
 def path_skip_reason(path: str) -> str:
@@ -284,25 +288,20 @@ def refuse_local_files(url: str, paths: Iterable[str]) -> None:
     Raises:
         PetsError: An entry may be a file of this machine.
     """
+    remote = _REMOTE_PROTOCOLS | {_protocol(url)}
     for path in paths:
-        if _may_be_local(path):
+        if storage.is_url(path):
+            # A chain can end in a local file ("simplecache::file:///etc/passwd").
+            is_local = storage.is_chain(path) or _protocol(path) not in remote
+        else:
+            is_local = path.startswith(("/", "file:")) or ".." in path.split("/")
+        if is_local:
             raise PetsError(
-                f"{url} lists {path}: a remote table may only list URLs and paths inside its "
-                "folder, no local files and no chains of file systems. Copy the table to this "
-                "machine if you trust it"
+                f"{url} lists {storage.without_secrets(path)}: a remote table may only list paths "
+                "inside its folder and URLs of remote stores, no local files and no chains of file "
+                "systems. Copy the table to this machine if you trust it"
             )
 
 
-def _may_be_local(path: str) -> bool:
-    """Return whether an entry of a remote table may be a file of this machine.
-
-    A chain of file systems can end in a local file ("simplecache::file:///etc/passwd").
-    """
-    if not storage.is_url(path):
-        return path.startswith(("/", "file:")) or ".." in path.split("/")
-    return storage.is_chain(path) or _is_local_protocol(path.partition("://")[0])
-
-
-@cache
-def _is_local_protocol(protocol: str) -> bool:
-    return storage.is_local(storage.filesystem(f"{protocol}://host/file")[0])
+def _protocol(url: str) -> str:
+    return url.partition("://")[0].lower()

@@ -117,7 +117,9 @@ def open_source(config: PipelineConfig, *, has_labels: bool = True) -> Source:
     with wrap_errors(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
             return TableSource(name, url, config, has_labels=has_labels)
-        is_archive = bare.endswith(ARCHIVE_SUFFIXES) and not Path(url).is_dir()
+        is_archive = bare.endswith(ARCHIVE_SUFFIXES) and (
+            storage.is_http(url) or not _is_folder(url)
+        )
         if kind == "auto" and not is_archive and _file_exists(storage.join(url, "images.tar.gz")):
             return _open_oxford(config, url)
         if is_archive:

@@ -110,9 +110,10 @@ class TextTable:
                     yield pa.table(arrays, [self.names[position] for position in positions])
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Return all rows of the columns of these names, as strings.
+        """Return all rows of some columns, as strings.
 
-        The caller checks the names: each is in `names`, and none is repeated there.
+        Args:
+            columns: Names that are in `names` exactly once.
         """
         positions = [self.names.index(name) for name in columns]
         if chunks := list(self.chunks(positions)):

@@ -6,6 +6,7 @@ import io
 import tarfile
 from pathlib import PurePosixPath
 
+import fsspec
 import pytest
 
 from pets_core import storage
@@ -191,6 +192,14 @@ def test_source_type_is_detected_from_the_url(tmp_path, oxford, write_folder, dr
 def test_folder_named_like_an_archive_is_read_as_a_folder(tmp_path, write_folder):
     url = write_folder(tmp_path / "photos.zip", {"a": 2, "b": 2})
     assert len(open_source(config(tmp_path, url=str(url))).catalogue().photos) == 4
+
+
+def test_folder_of_a_store_named_like_an_archive_is_read_as_a_folder(tmp_path, write_folder):
+    folder = write_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    fs = fsspec.filesystem("memory")
+    fs.put(str(folder), f"/{tmp_path.name}/2024.zip", recursive=True)
+    source = open_source(config(tmp_path, url=f"memory://{tmp_path.name}/2024.zip/"))
+    assert len(source.catalogue().photos) == 4
 
 
 def test_name_can_be_set(tmp_path, drawn_sample):

@@ -15,6 +15,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.sources import files as files_module
+from pets_core.data.sources.files import ListedFiles
 from pets_core.data.sources.sources import open_source
 from pets_core.errors import PetsError
 from pets_core.storage import download
@@ -334,13 +335,34 @@ def test_photo_in_two_rows_is_a_duplicate(tmp_path, jpeg):
         "local:///etc/hostname",
         "simplecache::file:///etc/hostname",
         "zip://a.jpg::/etc/archive.zip",
+        "zip:///etc/archive.zip",
+        "git://a.jpg",
     ],
 )
 def test_remote_table_cannot_read_local_files(tmp_path, path):
     url = f"memory://{tmp_path.name}/mine/t.csv"
     storage.write_bytes(url, f"image,label\n{path},a\n".encode())
-    with pytest.raises(PetsError, match="a remote table may only list URLs"):
+    with pytest.raises(PetsError, match="a remote table may only list paths"):
         open_source(config(tmp_path, url)).files.entries()
+
+
+@pytest.mark.parametrize(
+    "path", ["memory://a/b.jpg", "ftp://server.invalid/a.jpg", "github://o:r@main/a.jpg"]
+)
+def test_remote_table_may_list_remote_stores(tmp_path, path):
+    """They are checked without a connection."""
+    url = f"memory://{tmp_path.name}/mine/t.csv"
+    storage.write_bytes(url, f"image,label\n{path},a\n".encode())
+    assert isinstance(open_source(config(tmp_path, url)).files, ListedFiles)
+
+
+def test_password_of_a_refused_entry_is_not_shown(tmp_path):
+    url = f"memory://{tmp_path.name}/mine/t.csv"
+    storage.write_bytes(url, b"image,label\nzip://a.jpg::ftp://me:secret@host/a.zip,a\n")
+    with pytest.raises(PetsError) as caught:
+        _ = open_source(config(tmp_path, url)).files
+    assert "host/a.zip" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 LABELS = {"image": ROWS["image"], "label": ["Kätzchen", "Kätzchen", "pug", "pug, old"]}

@@ -48,7 +48,7 @@ def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> 
 
     Args:
         folder: Output folder in the cache; created if missing.
-        photos_per_breed: Photos of each of the 37 breeds, at least 4.
+        photos_per_breed: Photos of each of the 37 breeds, at least 4 (`SourceConfig` checks it).
         seed: Seed of the photos and the split, at least 0.
 
     Raises:
