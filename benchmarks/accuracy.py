@@ -80,6 +80,8 @@ def _compare(options: argparse.Namespace, work: Path) -> None:
     values["model"]["backbone"] = options.backbone
     for setting in options.set:
         name, value = setting.split("=", 1)
+        if name == "train.seed":
+            raise SystemExit("--set train.seed: use --seeds")
         group, field = name.split(".")
         values[group][field] = yaml.safe_load(value)
     sides = ["ours"] if options.no_fastai or options.held_out else ["ours", "fastai"]

@@ -17,6 +17,7 @@ import argparse
 import os
 import signal
 import statistics
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -312,9 +313,8 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, work: Path) -> None:
     for section in options.only:
-        folder = work / section
-        folder.mkdir()
-        globals()[section](options, folder)
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            globals()[section](options, Path(folder))
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def write_folder(jpeg) -> Callable[..., Path]:
 
 @pytest.fixture
 def faulty_agent(monkeypatch) -> str:
-    """Start ranks of which rank 1 cannot read the champion; return its error."""
+    """Use an agent whose rank 1 cannot read the champion; return the error's message."""
     from pets_core.runtime import launcher
 
     monkeypatch.setattr(launcher, "_AGENT", "faulty_agent")

@@ -72,7 +72,7 @@ def join(
 
 
 def _is_listening(endpoint: str) -> bool:
-    """Return whether machine 0 waits for the other machines."""
+    """Return whether a server accepts connections at the endpoint."""
     host, _, port = endpoint.rpartition(":")
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()

@@ -86,9 +86,9 @@ def predict(rank: PhotoRank) -> PredictResult | None:
         predicted["valid"], _ = _predict(
             rank, built, valid, "valid", valid_url, embeddings=is_probe
         )
-    champion, champion_url, refused = None, None, None
+    champion, champion_url, champion_error = None, None, None
     if request.champion_url:
-        champion, refused = try_on_all_ranks(partial(_load, rank, request.champion_url))
+        champion, champion_error = try_on_all_ranks(partial(_load, rank, request.champion_url))
     if champion:
         champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
         _predict(rank, champion, rank.photos(split, champion.card), split, champion_url)
@@ -104,7 +104,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
         predictions_url=url,
         valid_url=valid_url,
         champion_url=champion_url,
-        champion_error=refused,
+        champion_error=champion_error,
         maps_url=maps_url,
         baselines=baselines,
         photos_per_second=len(photos) / seconds,

@@ -171,7 +171,8 @@ class Rank(ABC, Generic[RequestT, ModelT]):
     def has_validation(self) -> bool:
         """Whether there are validation samples."""
         manifest = self.request.manifest
-        return manifest is not None and "valid" in manifest.splits
+        assert manifest is not None
+        return "valid" in manifest.splits
 
     @property
     def suggestion(self) -> str:
@@ -222,9 +223,10 @@ class Rank(ABC, Generic[RequestT, ModelT]):
 
 
 def try_on_all_ranks(load: Callable[[], Loaded]) -> tuple[Loaded | None, str | None]:
-    """Call a function on each rank, and return the result only if no rank has refused it.
+    """Call a function on each rank, and return its result if none raises a PetsError.
 
-    Otherwise ranks would continue without those that wait for them. All ranks call this.
+    A rank on which it succeeded would otherwise wait for those on which it failed, in its next
+    collective. All ranks call this.
 
     Args:
         load: Function to call. It must not communicate with other ranks.
@@ -233,10 +235,10 @@ def try_on_all_ranks(load: Callable[[], Loaded]) -> tuple[Loaded | None, str | N
         The result, and None; or None, and the message of the first rank's `PetsError`.
     """
     try:
-        loaded, refused = load(), ""
+        loaded, message = load(), ""
     except PetsError as error:
-        loaded, refused = None, str(error)
-    messages = [message for message in gather_object([refused]) if message]
+        loaded, message = None, str(error)
+    messages = list(filter(None, gather_object([message])))
     return (None, messages[0]) if messages else (loaded, None)
 
 

@@ -40,9 +40,11 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
     model_url = storage.absolute(request.model_url)
     ratings = load_ratings(manifest, manifest.held_out)
     speed = _predict(rank, model_url, load_recommender(model_url), ratings, url)
-    champion, champion_url, refused = None, None, None
+    champion, champion_url, champion_error = None, None, None
     if request.champion_url:
-        champion, refused = try_on_all_ranks(partial(_load_champion, rank, request.champion_url))
+        champion, champion_error = try_on_all_ranks(
+            partial(_load_champion, rank, request.champion_url)
+        )
     if request.champion_url and champion:
         champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
         _predict(rank, request.champion_url, *champion, champion_url)
@@ -53,7 +55,7 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
         model_url=model_url,
         predictions_url=url,
         champion_url=champion_url,
-        champion_error=refused,
+        champion_error=champion_error,
         photos_per_second=speed,
     )
 

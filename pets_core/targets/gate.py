@@ -83,8 +83,8 @@ def evaluate_gate(
     has_gate = config.is_configured or comparison is not None or comparison_error is not None
     if unseen and has_gate and not config.allow_unseen_classes:
         reasons.append(
-            f"labels {unseen_text(unseen)}. Evaluate on photos with every label, or set "
-            "gate.allow_unseen_classes"
+            f"labels {unseen_text(unseen)}. Evaluate a split that has photos of each of them, "
+            "or set gate.allow_unseen_classes"
         )
     limits = (config.max_error_rate, config.min_score, config.max_value)
     has_condition = any(limit is not None for limit in limits) or comparison is not None

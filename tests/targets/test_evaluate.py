@@ -128,11 +128,14 @@ def test_class_without_photos_is_reported(config, unseen, shown, capsys, gate, p
     page = html.unescape(Path(report.file("report.html")).read_text())
     card = Path(report.file("model_card.md")).read_text()
     show_evaluation(report)
-    assert f"without an evaluated photo: {EVIL}." in capsys.readouterr().out
-    # Shown once: as a reason, or as a warning.
-    assert page.count(f"without an evaluated photo: {EVIL}.") == 1
-    for markdown in (summary, card):
-        assert markdown.count(escape_markdown(f"without an evaluated photo: {EVIL}")) == 1
+    # Shown once: as a warning, or as a reason of the gate; always as a warning in the card.
+    warning = f"Classes without an evaluated photo: {EVIL}."
+    text = warning if passed else warning.replace("Classes", "labels")
+    assert text in capsys.readouterr().out
+    assert page.count(text) == page.count("without an evaluated") == 1
+    for markdown, shown_text in ((summary, text), (card, warning)):
+        assert markdown.count(escape_markdown(shown_text)) == 1
+        assert markdown.count("without an evaluated") == 1
 
 
 def test_classes_with_photos_are_not_reported_as_unseen(config, draw_classes, write, shown):

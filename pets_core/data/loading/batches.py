@@ -1,4 +1,4 @@
-"""Which rows of a split form the batches of an epoch, on each rank; batches of rows in memory."""
+"""Batch sampler of a rank, and batches of rows in memory."""
 
 from __future__ import annotations
 

@@ -97,6 +97,8 @@ class PhotoLoader(SampledLoader):
     ) -> None:
         if len(photos) == 0:
             raise ValueError("the split is empty")
+        if sampler.num_rows != len(photos):
+            raise ValueError(f"the sampler has {sampler.num_rows} rows, not {len(photos)}")
         self._photos, self._transform, self._device = photos, transform, device
         self.sampler = sampler
         self._resident = torch.tensor(photos.pixels, device=device) if on_device else None

@@ -128,7 +128,7 @@ class Augment:
 
 
 Transform = CenterCrop | Augment
-"""Transform of a loader."""
+"""Transform of a batch of photos: uint8 (B, R, R, 3) to float32 (B, 3, S, S); see `Augment`."""
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

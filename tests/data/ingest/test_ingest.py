@@ -23,6 +23,7 @@ from pets_core.data.ingest.shards import write_shard
 from pets_core.data.sources.sources import open_source
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
+from pets_core.records.dataset import QuarantinedFile
 
 TRUNCATED = 40  # bytes: a JPEG header without image data
 
@@ -51,6 +52,7 @@ def quarantine(manifest) -> list[dict]:
     data = storage.read_bytes(storage.join(manifest.url, "quarantine.parquet"))
     table = pq.read_table(io.BytesIO(data))
     assert table.schema.equals(QUARANTINE_SCHEMA)
+    assert table.column_names == list(QuarantinedFile.model_fields)
     return table.to_pylist()
 
 
