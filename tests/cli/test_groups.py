@@ -95,13 +95,12 @@ def test_malformed_json_and_unknown_fields_of_a_group_are_rejected(refused, monk
 
 
 @pytest.mark.parametrize("group", PHOTO_GROUPS)
-@pytest.mark.parametrize("value", ["some/value", "", "3", "null", "[1]"])
+@pytest.mark.parametrize("value", ["some/value", "3", "null", "[1]"])
 def test_group_variable_rejects_a_scalar(refused, monkeypatch, group, value):
     variable = f"PETS_{group}".upper()
     monkeypatch.setenv(variable, value)
     (line,) = refused("run")
-    prefix = f"{variable} = {value}" if value else variable
-    assert line.startswith(f"{prefix}: {group} is a group of settings. ")
+    assert line.startswith(f"{variable} = {value}: {group} is a group of settings. ")
     assert f"{variable}__" in line
 
 
