@@ -223,6 +223,7 @@ def test_gpu_pool_stage_fails_on_a_machine_without_a_gpu(config, tmp_path, monke
     assert load_result(request, LRSuggestion) is not None
 
 
+@pytest.mark.slow
 def test_collab_flow_trains_evaluates_and_promotes(
     tmp_path, read_artifacts, monkeypatch, capsys
 ) -> None:

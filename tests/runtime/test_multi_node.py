@@ -170,6 +170,7 @@ def test_failure_on_the_second_machine_is_reported(small_config, tmp_path, hosts
     assert str(tmp_path / "full") in done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_rendezvous_timeout_names_the_setting(small_config, tmp_path) -> None:
     (train, _) = requests(
         small_config, tmp_path / "run", num_machines=2, num_processes=1,

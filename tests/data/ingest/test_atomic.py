@@ -235,6 +235,7 @@ def attempt(settings: PipelineConfig) -> Exception | None:
     return None
 
 
+@pytest.mark.slow
 def test_store_that_fails_at_any_write_stays_consistent(settings, tmp_path, flaky):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     flaky_settings = settings.model_copy(update={"store": "flaky://bucket/store"})
