@@ -5,18 +5,25 @@ from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from mlflow_server import run_mlflow
 from ports import free_port
+from predictions_of import info_of
 from prefect import flow
 
+from flows.collab import collab_flow
+from flows.evaluate_predictions import evaluate_predictions_flow
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.registry import RegistryConfig
 from pets_core.errors import PetsError, TransferError
+from pets_core.evaluation.predictions import write_predictions
+from pets_core.ratings.config import RatingsConfig
 from pets_core.registry.aliases import candidates, promote, rollback
 from pets_core.runtime.mlflow_mirror import MlflowMirror, check_mlflow
 from pets_core.runtime.run_list import load_report
+from pets_core.targets.classes.target import CLASSES
 from tasks.mirror import mirror_run
 
 pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
@@ -181,6 +188,28 @@ def test_a_flow_mirrors_its_run_and_a_missed_move(server, client, add, capsys):
     ids = {run.data.tags["pets.run_id"] for run in runs_of(client, add.dataset)}
     assert ids == {"a1", "b2"}
     assert client.get_model_version_by_alias(add.dataset, "champion").tags["pets.run_id"] == "a1"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_ratings_and_stored_predictions_are_mirrored(server, client, tmp_path):
+    settings = {"store": str(tmp_path / "store"), "registry": {"mlflow_uri": server}}
+    config = RatingsConfig.model_validate(
+        settings
+        | {"cache_dir": str(tmp_path / "cache"), "recommender": {"num_factors": 4}}
+        | {"train": {"epochs": 1, "weight_decay": 0.1}, "gate": {"promote": True}}
+    )
+    info, predictions = info_of(list("abcd")), str(tmp_path / "predictions.parquet")
+    outputs = np.eye(4, dtype=np.float32)
+    write_predictions(predictions, CLASSES, info, list("wxyz"), np.arange(4), outputs)
+    stored = evaluate_predictions_flow(predictions, PipelineConfig.model_validate(settings))
+    reports = {"sample-ratings": collab_flow(config), info.dataset_name: stored}
+    for dataset, report in reports.items():
+        (run,) = runs_of(client, dataset)
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics[report.primary.name] == pytest.approx(report.primary.value)
+    champion = client.get_model_version_by_alias("sample-ratings", "champion")
+    assert champion.run_id == runs_of(client, "sample-ratings")[0].info.run_id
 
 
 @pytest.mark.usefixtures("prefect_server")
