@@ -123,4 +123,6 @@ def show_training(result: TrainResult) -> None:
         f"Training     {result.num_steps:,} optimizer steps in {result.seconds:.0f} s on "
         f"{result.num_processes} x {result.device}, mixed precision {result.mixed_precision}{rate}"
     )
+    if result.unfrozen_text:
+        print(f"Unfrozen     {result.unfrozen_text}")
     print(f"Model        {result.model_url}\nPlot         {result.plot_url}")

@@ -116,6 +116,7 @@ class TrainResult(Record):
 
     `probe_url` is the linear probe, to compare with or to start from; None if there is none.
     `epochs` starts with the probe if training started from it. `base_lr` is None without epochs.
+    The unfrozen epochs trained the layer groups from `unfreeze_to` on; None: there were none.
     """
 
     model_url: str
@@ -129,8 +130,19 @@ class TrainResult(Record):
     device: str
     num_processes: int
     num_steps: int
+    num_layer_groups: int = 0
+    unfreeze_to: int | None = None
     epochs: tuple[EpochMetrics, ...]
     seconds: float
+
+    @property
+    def unfrozen_text(self) -> str:
+        """Layer groups that the unfrozen epochs trained; empty: no such epochs, or one group."""
+        if self.unfreeze_to is None or self.num_layer_groups < 2:
+            return ""
+        count = self.num_layer_groups - self.unfreeze_to
+        part = "all" if self.unfreeze_to == 0 else f"the last {count} of"
+        return f"{part} {self.num_layer_groups} layer groups"
 
     def kept_epoch(self, keep: Literal["last", "best"]) -> EpochMetrics:
         """Return the epoch whose weights are the model, given `train.keep`."""

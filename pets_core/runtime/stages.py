@@ -97,7 +97,8 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
     built = rank.model()
     probe, probe_url, start = _start(rank, built)
-    history = _fit(rank, built, start)
+    phases = _phases(rank, built, rank.request.base_lr)
+    history = _fit(rank, built, phases, start)
     weights = {name: full_tensor(value) for name, value in built.model.state_dict().items()}
     if not rank.accelerator.is_main_process:
         return None
@@ -106,6 +107,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     last_url, best_url = _save_models(rank, built, weights, history.best.weights)
     storage.write_bytes(history_url, steps_table(history.steps))
     curves = training_curves(history.steps, history.epochs)
+    num_groups = len(built.model.layer_groups())
     if probe and not history.epochs:
         curves = ridge_curve(probe.tried, probe.ridge)
     storage.write_bytes(plot_url, curves)
@@ -121,6 +123,8 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
         device=_device_name(rank.accelerator.device),
         num_processes=rank.accelerator.num_processes,
         num_steps=len(history.steps),
+        num_layer_groups=num_groups,
+        unfreeze_to=next((p.freeze_to % num_groups for p in phases if p.name == "unfrozen"), None),
         epochs=(*([start] if start else []), *history.epochs),
         seconds=time.monotonic() - started,
     )
@@ -173,12 +177,15 @@ def _is_stored(url: str) -> bool:
     return bool(is_stored)
 
 
-def _fit(rank: Rank[Any, Any], built: BuiltModel, start: EpochMetrics | None) -> History:
+def _fit(
+    rank: Rank[Any, Any], built: BuiltModel, phases: list[Phase], start: EpochMetrics | None
+) -> History:
     """Train through the phases of the recipe.
 
     Args:
         rank: This process's part of the stage.
         built: Model to train.
+        phases: Phases of the training.
         start: Metrics before training if the head is a linear probe, otherwise None.
 
     Returns:
@@ -187,8 +194,6 @@ def _fit(rank: Rank[Any, Any], built: BuiltModel, start: EpochMetrics | None) ->
     train_config = rank.request.config.train
     if train_config.recipe == "probe":
         return History()
-    assert rank.request.base_lr is not None
-    phases = _phases(rank, built, rank.request.base_lr)
     loader = rank.train_loader(built)
     _check_batch_norm(rank, built, loader, phases)
     valid = rank.valid_loader(built)
@@ -261,9 +266,13 @@ def _warn_of_small_batches(rank: Rank[Any, Any], num_rows: int) -> None:
         )
 
 
-def _phases(rank: Rank[Any, Any], built: BuiltModel, base_lr: float) -> list[Phase]:
-    num_groups = len(built.model.layer_groups())
-    return fine_tune_phases(rank.request.config.train, base_lr, num_groups)
+def _phases(rank: Rank[Any, Any], built: BuiltModel, base_lr: float | None) -> list[Phase]:
+    """Return the phases of the recipe; none for the recipe `probe`, which needs no rate."""
+    config = rank.request.config.train
+    if config.recipe == "probe":
+        return []
+    assert base_lr is not None
+    return fine_tune_phases(config, base_lr, len(built.model.layer_groups()))
 
 
 def _check_batch_norm(

@@ -59,6 +59,8 @@ def publish_training(result: TrainResult, recipe: TrainConfig) -> None:
     rate = "" if result.base_lr is None else f"Base learning rate {result.base_lr:.2e}, "
     if result.num_steps:
         rate += f"batches of {recipe.batch_size}, "
+    if result.unfrozen_text:
+        rate += f"unfrozen: {result.unfrozen_text}, "
     metric = f"valid {result.epochs[0].metric.name}"
     header = ["epoch", "phase", "train loss", "valid loss", metric, "seconds", "samples/s"]
     text = (

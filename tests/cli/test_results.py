@@ -114,7 +114,7 @@ def test_output_of_a_training_lists_its_epochs(capsys):
     result = TrainResult(
         model_url="a/model", last_model_url="a/last", history_url="h", plot_url="p.png",
         base_lr=0.003, mixed_precision="no", device="cpu", num_processes=1, num_steps=1200,
-        epochs=(probe, epoch), seconds=9.5,
+        num_layer_groups=9, unfreeze_to=4, epochs=(probe, epoch), seconds=9.5,
     )  # fmt: skip
     show_training(result)
     assert capsys.readouterr().out.splitlines() == [
@@ -125,6 +125,7 @@ def test_output_of_a_training_lists_its_epochs(capsys):
         "",
         "Training     1,200 optimizer steps in 10 s on 1 x cpu, mixed precision no, "
         "base_lr 3.00e-03",
+        "Unfrozen     the last 5 of 9 layer groups",
         "Model        a/model",
         "Plot         p.png",
     ]

@@ -82,6 +82,7 @@ CONTEXT = ReportContext(
 TRAINING = TrainResult(
     model_url="m", last_model_url="m", history_url="h", plot_url="p", base_lr=1.5e-3,
     mixed_precision="bf16", device="cpu", num_processes=2, num_steps=1234, seconds=90.0,
+    num_layer_groups=9, unfreeze_to=4,
     epochs=(EpochMetrics(phase="frozen", epoch=0, train_loss=1.234, seconds=9.0,
                          photos_per_second=77.0),),
 )  # fmt: skip
@@ -150,6 +151,7 @@ def test_report_shows_all_values(full):
         "Cross-entropy0.2134 nats", "mAP50.0% (baseline 25.0%)", "resnet34", "224 px",
         "oxford-iiit-pet", INFO.dataset_fingerprint, "run-42", "2025-03-01 10:11 UTC",
         "97%", "loss 5.50", "Does not pass the gate", "1,234", "92.5%", "0.1235",
+        "the last 5 of 9 layer groups",
         "Against the champion: 1.75 percentage points better (+0.80 to +2.70 percentage points)",
         "On the same 2,000 photos. 3 more are excluded: one of the models was trained on them.",
         "McNemar's testp < 0.001", "60 photos", "25 photos", "8.00%",
@@ -373,4 +375,5 @@ def test_hugging_face_hub_parses_the_model_card(training):
     assert name in text
     assert name not in card.text
     assert ("1234 optimizer steps" in text) == (training is not None)
+    assert ("trained the last 5 of 9 layer groups" in text) == (training is not None)
     assert ("No training result was available" in text) == (training is None)

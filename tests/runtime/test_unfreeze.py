@@ -49,6 +49,8 @@ def train(config: PipelineConfig, run_url: Path) -> TrainResult:
 @pytest.mark.parametrize(("unfreeze_to", "first"), [(None, 3), (0, 0), (-2, 5)])
 def test_groups_before_the_first_keep_their_weights(config, tmp_path, unfreeze_to, first):
     result = train(with_train(config, unfreeze_to=unfreeze_to), tmp_path / "run")
+    groups = "all" if first == 0 else f"the last {7 - first} of"
+    assert result.unfrozen_text == f"{groups} 7 layer groups"
     before = load_file(config.model.weights)
     after = load_file(f"{result.model_url}/model.safetensors")
     body = create_body("test_efficientnet", "none", 64)
