@@ -94,6 +94,11 @@ def read_files(
     Raises:
         PetsError: A file cannot be read or has errors; lists all errors, one per line.
     """
+    if not file.is_file():
+        raise PetsError(
+            f"{file}: no such file. Give the prefect.yaml of a copy of the repository's folder "
+            "deployments"
+        )
     errors: list[str] = []
     pools = _read_pools(pools_file or file.with_name("pools.yaml"), errors)
     automations_file, automations = file.with_name("automations.yaml"), []

@@ -62,6 +62,11 @@ def test_deployment_files_pass_the_check(environment, capsys):
     assert capsys.readouterr().out == "12 deployments, 2 pools, 3 automations: ok\n"
 
 
+def test_missing_files_are_reported_with_a_remedy(refused, tmp_path):
+    message = refused(tmp_path / "prefect.yaml")
+    assert f"{tmp_path}/prefect.yaml: no such file. Give the prefect.yaml of a copy" in message
+
+
 def test_missing_environment_variables_are_rejected(refused, monkeypatch):
     monkeypatch.delenv("PETS_STORE", raising=False)
     assert "environment variable PETS_STORE is not set" in refused(FILES / "prefect.yaml")
