@@ -7,13 +7,14 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from uuid import UUID
 
 from jsonschema import Draft202012Validator
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentTriggerTypes
+from prefect.events.actions import ActionTypes
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import MissingFlowError, ScriptError
 from prefect.flows import Flow, load_flow_from_entrypoint
@@ -40,6 +41,8 @@ _SCHEDULE_KEYS = (
     "active", "anchor_date", "cron", "day_or", "interval", "max_scheduled_runs", "parameters",
     "rrule", "slug", "timezone",
 )  # fmt: skip
+# Prefect accepts other types since 3.9, and never runs them.
+_ACTION_TYPES = [str(action.model_fields["type"].default) for action in get_args(ActionTypes)]
 _BLOCKS = {"{{ notify }}": "notify", "{{ webhook }}": "webhook"}
 """Placeholders of blocks in automations.yaml, with the flags of `pets deploy` that name them."""
 _LIMIT_KEYS = ("collision_strategy", "grace_period_seconds", "limit")
@@ -101,24 +104,35 @@ def read_files(
         )
     errors: list[str] = []
     pools = _read_pools(pools_file or file.with_name("pools.yaml"), errors)
-    automations_file, automations = file.with_name("automations.yaml"), []
-    for entry in _read_yaml_mapping(automations_file).get("automations") or []:
-        where = f"{automations_file}: {entry.get('name', 'an automation')}"
-        actions = [dict(action) for action in entry.get("actions") or []]
-        missing = False
-        for action in actions:
-            if flag := _BLOCKS.get(str(action.get("block_document_id"))):
-                block = (blocks or {}).get(flag)
-                missing |= block is None
-                action["block_document_id"] = str(block or UUID(int=0))
-        automation = _validate(where, AutomationCore, entry | {"actions": actions}, errors)
-        if automation and not missing:
-            automations.append(automation)
+    automations = _read_automations(file.with_name("automations.yaml"), blocks or {}, errors)
     names, found = _check_all(_read_yaml_mapping(file).get("deployments") or [], pools)
     errors += [f"{file}: {error}" for error in found]
     if errors:
         raise PetsError("\n".join(errors))
     return Files(names, pools, automations)
+
+
+def _read_automations(
+    file: Path, blocks: Mapping[str, UUID], errors: list[str]
+) -> list[AutomationCore]:
+    automations = []
+    for entry in _read_yaml_mapping(file).get("automations") or []:
+        where = f"{file}: {entry.get('name', 'an automation')}"
+        actions = [dict(action) for action in entry.get("actions") or []]
+        kinds = [str(action.get("type")) for action in actions]
+        if unknown := [kind for kind in kinds if kind not in _ACTION_TYPES]:
+            near = did_you_mean(unknown[0], _ACTION_TYPES)
+            errors.append(f"{where}: actions: {unknown[0]}: no such type.{near}")
+            continue
+        missing = False
+        for action in actions:
+            if flag := _BLOCKS.get(str(action.get("block_document_id"))):
+                missing |= flag not in blocks
+                action["block_document_id"] = str(blocks.get(flag, UUID(int=0)))
+        automation = _validate(where, AutomationCore, entry | {"actions": actions}, errors)
+        if automation and not missing:
+            automations.append(automation)
+    return automations
 
 
 def _read_pools(file: Path, errors: list[str]) -> dict[str, Pool]:

@@ -50,7 +50,7 @@ def test_error_in_the_automation_is_found_without_the_block(tmp_path):
     for file in FILES.glob("*.yaml"):
         text = file.read_text().replace("type: call-webhook", "type: call-webhooks")
         (tmp_path / file.name).write_text(text)
-    with pytest.raises(PetsError, match="pets-webhook: actions"):
+    with pytest.raises(PetsError, match=r"call-webhooks: no such type\. Did you mean call-webhook"):
         read_files(tmp_path / "prefect.yaml")
 
 
