@@ -42,7 +42,7 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
     output = bytearray()
     reader = threading.Thread(target=_read, args=(controller, output), daemon=True)
     reader.start()
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     agents = []
     while b"lr-find:" not in output:
         agents = agents or processes.agents(process.pid)
@@ -57,7 +57,7 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
     else:
         process.send_signal(number)
     assert process.wait(timeout=600) == code
-    reader.join(timeout=10)
+    reader.join(timeout=600)
     assert ("\nstopped\r\n" in output.decode()) == (number == signal.SIGINT)
     assert ("To resume the run:" in output.decode()) == (number != signal.SIGKILL)
     assert "Crash detected" not in output.decode()

@@ -82,7 +82,7 @@ class Site(BaseHTTPRequestHandler):
     def _wait_for(self, num_bytes: int) -> None:
         """Wait until the client has the sent bytes, which it must not request again."""
         self.wfile.flush()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while self._on_disk() < num_bytes and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(0.02)

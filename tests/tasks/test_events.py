@@ -54,7 +54,7 @@ def report_of(config, run_id: str, verdict: Verdict, champion: str | None = None
 def stored_events(name: str, resource: str, count: int) -> list[dict]:
     """Return the stored events, after waiting for at least `count` of them."""
     wanted = {"filter": {"event": {"name": [name]}, "resource": {"id": [resource]}}}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     with get_client(sync_client=True) as client:
         while True:
             found = client._client.post("/events/filter", json=wanted).json()["events"]

@@ -194,7 +194,7 @@ def test_next_batch_is_fetched_during_inspection(tmp_path, site, write_folder, m
         inner(handler)
 
     def record_inspection(data, inner=shards.inspect):
-        fetched_ahead.append(next_batch.wait(timeout=0 if fetched_ahead else 5))
+        fetched_ahead.append(next_batch.wait(timeout=0 if fetched_ahead else 600))
         assert len(requested) <= len(fetched_ahead) + 2 * BATCH_FILES, (
             "two batches in memory at most"
         )
