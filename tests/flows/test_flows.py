@@ -115,6 +115,7 @@ def test_each_stage_runs_as_a_flow(config) -> None:
     assert not overlapping.verdict.passed
 
 
+@pytest.mark.slow
 def test_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
     """The first model is promoted, an equal one passes, and one above the limit is rejected."""
 

@@ -315,6 +315,7 @@ def test_table_needs_no_labels(config, model_url, folder, tmp_path, form) -> Non
     assert summary.num_photos == len(found) == (6 if form == "csv" else 5)
 
 
+@pytest.mark.slow
 def test_photos_and_predictions_can_be_in_a_bucket(
     config, model_url, folder, bucket, tmp_path
 ) -> None:

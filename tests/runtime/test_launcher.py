@@ -315,6 +315,7 @@ os.register_at_fork(after_in_child=patch)
 """
 
 
+@pytest.mark.slow
 def test_rank_warnings_reach_the_caller_with_the_rank(small_config, tmp_path, monkeypatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(WARN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

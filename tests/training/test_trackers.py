@@ -44,6 +44,7 @@ def assert_logged(values: dict[str, list[float]], result: TrainResult) -> None:
     assert values["valid/loss"] == pytest.approx(valid_losses, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_tensorboard(small_config, tmp_path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
