@@ -121,8 +121,10 @@ def _read_automations(
         actions = [dict(action) for action in entry.get("actions") or []]
         kinds = [str(action.get("type")) for action in actions]
         if unknown := [kind for kind in kinds if kind not in _ACTION_TYPES]:
-            near = did_you_mean(unknown[0], _ACTION_TYPES)
-            errors.append(f"{where}: actions: {unknown[0]}: no such type.{near}")
+            errors += [
+                f"{where}: actions: {kind}: no such type.{did_you_mean(kind, _ACTION_TYPES)}"
+                for kind in unknown
+            ]
             continue
         missing = False
         for action in actions:

@@ -107,10 +107,10 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     last_url, best_url = _save_models(rank, built, weights, history.best.weights)
     storage.write_bytes(history_url, steps_table(history.steps))
     curves = training_curves(history.steps, history.epochs)
-    num_groups = len(built.model.layer_groups())
     if probe and not history.epochs:
         curves = ridge_curve(probe.tried, probe.ridge)
     storage.write_bytes(plot_url, curves)
+    num_groups = len(built.model.layer_groups())
     return TrainResult(
         model_url=storage.join(run, _MODEL),
         last_model_url=last_url,
