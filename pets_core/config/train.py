@@ -116,6 +116,11 @@ class TrainConfig(Settings):
     freeze_to: int = -1
     """First layer group that is trained in the frozen epochs. Negative: counted from the end; -1 is
     only the head."""
+    frozen_on_features: bool = True
+    """true: the frozen epochs train the head on cached features of the photos without augmentation:
+    much faster, and as good (docs/recipe.md). false: on augmented photos. Augmented photos are also
+    used if freeze_to is not -1, with Mixup or CutMix, with a sharded model, and if the features
+    take more than 1 GiB."""
     unfreeze_to: int | None = None
     """First layer group that is trained after unfreezing; the groups before it stay frozen, which
     is faster. 0: the whole model. Empty: the first group whose peak learning rate is at least a

@@ -78,14 +78,22 @@ class Classifier(GroupedModel):
 class HeadModel(GroupedModel):
     """Head of a classifier, used as a model of features (B, D).
 
+    It has as many layer groups as the classifier; all but the last are empty.
+
     Args:
         head: Head to wrap, not copied: training it changes the classifier.
+        num_groups: Number of layer groups.
     """
 
-    def __init__(self, head: nn.Sequential) -> None:
+    def __init__(self, head: nn.Module, num_groups: int = 1) -> None:
         super().__init__()
         self.head = head
+        self._num_groups = num_groups
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to logits (B, num_outputs)."""
         return self.head(features)  # type: ignore[no-any-return]
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of each layer group: empty ones, then the head."""
+        return [*([] for _ in range(self._num_groups - 1)), list(self.head.parameters())]

@@ -161,6 +161,8 @@ class RatingsTrainConfig(TrainConfig):
     """Fixed: no layer is pretrained, so none is frozen."""
     freeze_to: Literal[-1] = -1
     """Fixed, as freeze_epochs."""
+    frozen_on_features: Literal[False] = False
+    """Fixed, as freeze_epochs."""
     unfreeze_to: Literal[0] = 0
     """Fixed, as freeze_epochs."""
     batch_norm: Literal["frozen"] = "frozen"

@@ -31,7 +31,7 @@ from pets_core.runtime.stage_table import STAGES
 from pets_core.targets.objective import Objective
 from pets_core.targets.registry import get_target
 from pets_core.training.features import FeatureKey, Features, checksum, open_features
-from pets_core.training.prepared import Loader
+from pets_core.training.prepared import Loader, PhaseInputs
 from pets_core.training.probe import LinearProbe, fit_linear_probe
 from pets_core.training.sharding import is_sharding
 
@@ -189,27 +189,61 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     def finder_inputs(self, built: TrainedModel) -> tuple[GroupedModel, Loader]:
         """Return the head and cached features if training starts with the head.
 
-        The whole model is used otherwise, with Mixup or CutMix, with a sharded model, and if the
-        features are too large to cache.
+        The whole model is used otherwise, and if the head cannot be trained on features.
         """
-        config, accelerator = self.config, self.accelerator
-        trains_head = config.train.freeze_to == -1 and (
-            config.train.num_frozen_epochs > 0 or config.train.starts_from_probe
-        )
-        mixes = config.transform.mixup_alpha > 0 or config.transform.cutmix_alpha > 0
-        if (
-            not (config.lr_find.on_features and trains_head)
-            or mixes
-            or is_sharding(accelerator)
-            or not self._can_cache(built)
+        train = self.config.train
+        starts_with_head = train.num_frozen_epochs > 0 or train.starts_from_probe
+        if not (
+            self.config.lr_find.on_features and starts_with_head and self._fits_on_features(built)
         ):
             return super().finder_inputs(built)
+        batch_size = max(train.batch_size, _MIN_FINDER_BATCH)
+        return HeadModel(built.model.head), self._feature_loader(built, batch_size)
+
+    def frozen_inputs(self, built: TrainedModel) -> PhaseInputs | None:
+        """Return cached features for the head, unless it cannot be trained on features."""
+        config = self.config
+        if not (
+            config.train.frozen_on_features
+            and config.train.num_frozen_epochs
+            and self._fits_on_features(built)
+        ):
+            return None
+        valid = None
+        if self.has_validation:
+            features = self.features("valid", built)
+            batch_size = config.evaluate.batch_size * self.accelerator.num_processes
+            valid = self._row_loader(features, self.sampler(len(features), batch_size))
+        num_groups = len(built.model.layer_groups())
+        return PhaseInputs(
+            self._feature_loader(built, config.train.batch_size),
+            valid,
+            lambda model: HeadModel(model.head, num_groups),
+        )
+
+    def _fits_on_features(self, built: TrainedModel) -> bool:
+        """Return whether the frozen epochs' inputs of the head can be computed once.
+
+        They cannot if these epochs also train layers of the backbone, with Mixup or CutMix, with a
+        sharded model, and if the features are too large to cache.
+        """
+        transform = self.config.transform
+        return (
+            self.config.train.freeze_to == -1
+            and transform.mixup_alpha == transform.cutmix_alpha == 0
+            and not is_sharding(self.accelerator)
+            and self._can_cache(built)
+        )
+
+    def _feature_loader(self, built: TrainedModel, batch_size: int) -> RowLoader:
+        """Return shuffled batches of the training photos' features."""
         features = self.features("train", built)
         weights = self._row_weights(features.targets.numpy(force=True))
-        batch_size = max(config.train.batch_size, _MIN_FINDER_BATCH)
-        sampler = self.sampler(len(features), batch_size, config.train.seed, weights)
-        loader = RowLoader(features.read, sampler, accelerator.device, self.watchdog.beat)
-        return HeadModel(built.model.head), loader
+        seed = self.config.train.seed
+        return self._row_loader(features, self.sampler(len(features), batch_size, seed, weights))
+
+    def _row_loader(self, features: Features, sampler: BatchSampler) -> RowLoader:
+        return RowLoader(features.read, sampler, self.accelerator.device, self.watchdog.beat)
 
     def features(self, split: Split, built: TrainedModel) -> Features:
         """Open the features of a split's photos without augmentation, shared by local ranks."""

@@ -36,7 +36,7 @@ from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.optimizer import check_optimizer
-from pets_core.training.prepared import Loader
+from pets_core.training.prepared import Loader, PhaseInputs
 from pets_core.training.probe import LinearProbe
 
 __all__ = ["BuiltModel", "Rank", "forward_warnings", "try_on_all_ranks"]
@@ -44,8 +44,8 @@ __all__ = ["BuiltModel", "Rank", "forward_warnings", "try_on_all_ranks"]
 _OTHERS_SECONDS = 3.0
 _RESUME_IGNORED_FIELDS = {
     "base_lr", "checkpoint_seconds", "checkpoint_steps", "compile", "epochs", "freeze_epochs",
-    "head", "keep", "keep_checkpoints", "log_with", "micro_batch_size", "mixed_precision",
-    "number_loss", "recipe", "tf32",
+    "frozen_on_features", "head", "keep", "keep_checkpoints", "log_with", "micro_batch_size",
+    "mixed_precision", "number_loss", "recipe", "tf32",
 }  # fmt: skip
 """Fields of `train` that may differ when a training resumes, or are added separately."""
 _LATER_SETTINGS: dict[str, Any] = {
@@ -212,6 +212,10 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         By default the whole model and the training batches.
         """
         return built.model, self.train_loader(built)
+
+    def frozen_inputs(self, built: ModelT) -> PhaseInputs | None:
+        """Return the inputs of the frozen epochs; None if they are those of the others."""
+        return None
 
     def fit_probe(self, built: ModelT) -> LinearProbe | None:
         """Fit the head on features of the pretrained body; None if no probe is needed."""

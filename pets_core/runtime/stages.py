@@ -197,6 +197,7 @@ def _fit(
     loader = rank.train_loader(built)
     _check_batch_norm(rank, built, loader, phases)
     valid = rank.valid_loader(built)
+    frozen_inputs = rank.frozen_inputs(built)
     checkpoints = rank.checkpoints()
     _warn_of_small_batches(rank, loader.num_rows)
     with rank.interruption() as stop_signal, rank.watchdog:
@@ -208,6 +209,7 @@ def _fit(
             phases,
             train_config,
             accelerator=rank.accelerator,
+            frozen_inputs=frozen_inputs,
             checkpoints=checkpoints,
             stop_signal=stop_signal,
             on_progress=rank.report,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +26,14 @@ from pets_core.training.history import History
 from pets_core.training.interruption import Interruption
 from pets_core.training.memory import explain_out_of_memory, num_micro_batches
 from pets_core.training.optimizer import set_rates, skips_overflow
-from pets_core.training.prepared import LoadedBatch, Loader, PreparedModel, prepare, release
+from pets_core.training.prepared import (
+    LoadedBatch,
+    Loader,
+    PhaseInputs,
+    PreparedModel,
+    prepare,
+    release,
+)
 from pets_core.training.progress import TrainProgress
 from pets_core.training.saving import CheckpointSaver, check_same_checkpoint
 from pets_core.training.schedule import OneCycle, Phase
@@ -57,6 +66,7 @@ def fit(
     config: TrainConfig,
     *,
     accelerator: Accelerator,
+    frozen_inputs: PhaseInputs | None = None,
     checkpoints: Checkpoints | None = None,
     stop_signal: Interruption | None = None,
     on_progress: OnProgress = ignore_progress,
@@ -73,6 +83,8 @@ def fit(
         phases: Phases, each with its own one-cycle schedule. Early stopping ends a phase.
         config: All other settings; learning rates and epochs are those of the phases.
         accelerator: Mixed precision, devices, ranks, trackers.
+        frozen_inputs: Inputs of the frozen phase if they differ from `train` and `valid`: as many
+            samples and batches.
         checkpoints: Checkpoints to resume from and to write: after every epoch, and every
             `config.checkpoint_steps` optimizer steps, at most one per
             `config.checkpoint_seconds`.
@@ -90,7 +102,6 @@ def fit(
     """
     history = History()
     ema = ModelEmaV3(model, config.ema_decay, use_warmup=True) if config.ema_decay else None
-    eval_model = ema.module if ema else model
     state = TrainState(model, ema, history, accelerator)
     snapshot = checkpoints.load() if checkpoints else None
     check_same_checkpoint(snapshot, accelerator)
@@ -99,9 +110,13 @@ def fit(
     progress = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for number, phase in list(enumerate(phases))[max(history.phase, 0) :]:
         history.begin_phase(number)
+        inputs = PhaseInputs(train, valid)
+        if frozen_inputs and phase.name == "frozen":
+            inputs = frozen_inputs
         prepared = prepare(
-            model, objective, train, config, accelerator, phase.freeze_to, phase.lr_max
-        )
+            inputs.part(model), objective, inputs.train, config, accelerator, phase.freeze_to,
+            phase.lr_max,
+        )  # fmt: skip
         if snapshot:
             state.restore_optimizer(prepared.optimizer.optimizer, snapshot)
             snapshot = None
@@ -109,20 +124,37 @@ def fit(
         schedule = OneCycle(phase.epochs * train.num_batches, phase.pct_start, phase.div)
         schedule.step = history.epochs_of_phase * train.num_batches + len(history.rows)
         while not _is_over(phase, history, config):
-            saver.epoch_start, saver.epoch_seconds = time.monotonic(), None
-            train_epoch(prepared, train, history, schedule, ema, saver, progress)
-            saver.epoch_seconds = seconds = time.monotonic() - saver.epoch_start
-            scores = validate_epoch(eval_model, prepared, valid, saver)
-            rows = history.end_epoch(phase.name, seconds, train.num_rows, scores, objective.metric)
-            if scores:
-                history.best.update(eval_model, scores[0], needs_copy=accelerator.is_main_process)
-            _log(accelerator, rows, history.epochs[-1])
-            saver.save()
-            progress.epoch(history.epochs[-1])
+            _run_epoch(phase, inputs, prepared, schedule, state, saver, progress)
         release(prepared)
     if ema:
         model.load_state_dict(ema.module.state_dict())
     return history
+
+
+def _run_epoch(
+    phase: Phase,
+    inputs: PhaseInputs,
+    prepared: PreparedModel,
+    schedule: OneCycle,
+    state: TrainState,
+    saver: CheckpointSaver,
+    progress: TrainProgress,
+) -> None:
+    """Train for the rest of an epoch, validate, log, and write a checkpoint."""
+    history, ema, accelerator = state.history, state.ema, state.accelerator
+    update_ema = partial(ema.update, state.model) if ema else None
+    eval_model = ema.module if ema else state.model
+    saver.epoch_start, saver.epoch_seconds = time.monotonic(), None
+    train_epoch(prepared, inputs.train, history, schedule, update_ema, saver, progress)
+    saver.epoch_seconds = seconds = time.monotonic() - saver.epoch_start
+    scores = validate_epoch(inputs.part(eval_model), prepared, inputs.valid, saver)
+    num_rows, metric = inputs.train.num_rows, prepared.objective.metric
+    rows = history.end_epoch(phase.name, seconds, num_rows, scores, metric)
+    if scores:
+        history.best.update(eval_model, scores[0], needs_copy=accelerator.is_main_process)
+    _log(accelerator, rows, history.epochs[-1])
+    saver.save()
+    progress.epoch(history.epochs[-1])
 
 
 def _begin(state: TrainState, snapshot: Snapshot | None, start: EpochMetrics | None) -> None:
@@ -148,7 +180,7 @@ def train_epoch(
     train: Loader,
     history: History,
     schedule: OneCycle,
-    ema: ModelEmaV3 | None = None,
+    update_ema: Callable[[int], None] | None = None,
     saver: CheckpointSaver | None = None,
     progress: TrainProgress | None = None,
 ) -> None:
@@ -180,8 +212,8 @@ def train_epoch(
         lr_factor, momentum = schedule.advance()
         rates = set_rates(prepared.optimizer, lr_factor, momentum)
         loss_sum, grad_norm = train_step(prepared, batch)
-        if ema:
-            ema.update(accelerator.unwrap_model(model), done + 1)
+        if update_ema:
+            update_ema(done + 1)
         ended = time.perf_counter()
         speed = batch.global_size / (ended - last_end)
         metrics = {"momentum": momentum, "samples_per_second": speed, "data_seconds": waited}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from pets_core.training.memory import largest_micro_batch
 from pets_core.training.optimizer import build_optimizer
 from pets_core.training.schedule import group_rates
 
-__all__ = ["LoadedBatch", "Loader", "PreparedModel", "prepare", "release"]
+__all__ = ["LoadedBatch", "Loader", "PhaseInputs", "PreparedModel", "prepare", "release"]
 
 
 class LoadedBatch(Protocol):
@@ -57,6 +57,22 @@ class Loader(Protocol):
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Any]:
         """Yield the batches (`LoadedBatch`) of one epoch, starting with number `first`."""
+
+
+@dataclass(frozen=True)
+class PhaseInputs:
+    """Batches of a phase, and the part of the model that maps them to outputs.
+
+    Attributes:
+        train: Shuffled training batches.
+        valid: Validation batches, or None.
+        part: Returns that part of a model, with the model's parameters and all of its layer groups:
+            the head, for batches of features; by default the whole model.
+    """
+
+    train: Loader
+    valid: Loader | None
+    part: Callable[[Any], GroupedModel] = lambda model: model
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Stages with cached features: probe, fine-tuning from it, baselines, LR finder."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -247,15 +248,15 @@ def test_lr_finder_uses_the_whole_model_if_training_does_not_start_with_the_head
 
 
 def test_baselines_can_be_turned_off(config_of, run, tmp_path):
-    values = config_of(epochs=0).model_dump(exclude_defaults=True)
+    config_of = partial(config_of, epochs=0, frozen_on_features=False)
+    values = config_of().model_dump(exclude_defaults=True)
     config = PipelineConfig.model_validate(values | {"evaluate": {"baselines": False}})
     manifest = ingest(config)
     trained = run("train", config, manifest)
     assert trained.probe_url is None
     assert not feature_files(config)
     assert run("predict", config, manifest, model_url=trained.model_url).baselines == ()
-    config = config_of(epochs=0)
-    assert run("train", config, manifest, is_evaluated=False).probe_url is None
+    assert run("train", config_of(), manifest, is_evaluated=False).probe_url is None
 
 
 def test_features_beyond_the_limit_of_the_cache(config_of, run, capsys):
