@@ -89,12 +89,28 @@ def write_evaluation(
         PetsError: The predictions cannot be evaluated.
     """
     started = time.monotonic()
-    evaluator, predicted = subject.evaluator, subject.predicted
-    predictions, model_url = evaluator.predictions, predicted.model_url
-    split = predictions.info.split
-    scores = evaluator.score()
+    scores = subject.evaluator.score()
     _check_finite(scores)
-    evaluation = evaluator.evaluate()
+    evaluation = subject.evaluator.evaluate()
+    report = _report(config, run_url, subject, scores, evaluation, champion)
+    _write(config.store, run_url, report, subject.evaluator, evaluation, training)
+    report = report.model_copy(update={"seconds": time.monotonic() - started})
+    storage.write_bytes(report.file(REPORT_RECORD), report.model_dump_json(indent=2).encode())
+    _write_candidate(config.store, run_url, report, subject.evaluator.predictions.info)
+    return report
+
+
+def _report(
+    config: GatedConfig,
+    run_url: str,
+    subject: EvaluationInputs,
+    scores: ScoredSamples,
+    evaluation: Evaluation,
+    champion: Champion | None,
+) -> EvalReport:
+    """Compare with champion and baselines, and check the gate."""
+    predictions, predicted = subject.evaluator.predictions, subject.predicted
+    model_url, split = predicted.model_url, predictions.info.split
     unseen = scores.labels.unseen if scores.labels else ()
     in_training = subject.trained_on(model_url, predictions)
     num_trained_on = None if in_training is None else int(in_training.sum())
@@ -102,7 +118,7 @@ def write_evaluation(
     other = None if is_champion else champion
     comparison, comparison_error = _compare(subject, other, scores, in_training)
     baselines, problems = _compare_baselines(subject, scores)
-    report = EvalReport(
+    return EvalReport(
         **_fields(evaluation, scores.metric, problems + _validation_notes(split, subject.samples)),
         target=subject.target.name,
         samples=subject.samples,
@@ -125,11 +141,6 @@ def write_evaluation(
         photos_per_second=predicted.photos_per_second,
         seconds=0.0,
     )
-    _write(config.store, run_url, report, evaluator, evaluation, training)
-    report = report.model_copy(update={"seconds": time.monotonic() - started})
-    storage.write_bytes(report.file(REPORT_RECORD), report.model_dump_json(indent=2).encode())
-    _write_candidate(config.store, run_url, report, predictions.info)
-    return report
 
 
 def _fields(evaluation: Evaluation, primary: Metric, problems: list[str]) -> dict[str, Any]:
