@@ -80,7 +80,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     fit(
         built.model, objective, rank.train_loader(built), None,
         fine_tune_phases(recipe, recipe.base_lr, len(built.model.layer_groups())), recipe,
-        accelerator=rank.accelerator, on_progress=record,
+        accelerator=rank.accelerator, frozen_inputs=rank.frozen_inputs(built), on_progress=record,
     )  # fmt: skip
     return {"points": clock.points}
 

@@ -220,11 +220,13 @@ def test_ema_is_the_running_mean_of_the_weights(tiny_model, tiny_loader, acceler
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step_and_update)
-        run(tiny_model, tiny_loader, accelerator, ema_decay=0.9)
+        history = run(tiny_model, tiny_loader, accelerator, ema_decay=0.9)
     assert step == 4 * tiny_loader.num_batches
     for name, weight in tiny_model.state_dict().items():
         if weight.is_floating_point():
             torch.testing.assert_close(weight, mean[name], rtol=1e-4, atol=1e-6)
+    loss, _ = validate(tiny_model, SingleLabel(), tiny_loader, accelerator)
+    assert history.epochs[-1].valid_loss == pytest.approx(loss), "validation uses the mean"
 
 
 @pytest.mark.slow
