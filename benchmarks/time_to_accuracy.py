@@ -181,7 +181,8 @@ def draw(curves: dict[str, Points]) -> bytes:
         axes.plot(seconds, errors, marker=marker, color=colour)
         axes.annotate(
             f"pets: {name}" if side == "ours" else name, (seconds[-1], errors[-1]),
-            xytext=(0, -18), textcoords="offset points", color=colour, fontsize=9,
+            xytext=(0, 18 if name == "probe" else -18), textcoords="offset points",
+            color=colour, fontsize=9,
             ha="right" if seconds[-1] > 200 else "left",
         )  # fmt: skip
     axes.set(xlim=0, ylim=0, xlabel="seconds of training", ylabel="test error")

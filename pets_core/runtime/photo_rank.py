@@ -193,9 +193,8 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         """
         train = self.config.train
         starts_with_head = train.num_frozen_epochs > 0 or train.starts_from_probe
-        if not (
-            self.config.lr_find.on_features and starts_with_head and self._fits_on_features(built)
-        ):
+        is_possible = starts_with_head and self._can_train_on_features(built)
+        if not (self.config.lr_find.on_features and is_possible):
             return super().finder_inputs(built)
         batch_size = max(train.batch_size, _MIN_FINDER_BATCH)
         return HeadModel(built.model.head), self._feature_loader(built, batch_size)
@@ -203,11 +202,8 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     def frozen_inputs(self, built: TrainedModel) -> PhaseInputs | None:
         """Return cached features for the head, unless it cannot be trained on features."""
         config = self.config
-        if not (
-            config.train.frozen_on_features
-            and config.train.num_frozen_epochs
-            and self._fits_on_features(built)
-        ):
+        is_possible = config.train.num_frozen_epochs > 0 and self._can_train_on_features(built)
+        if not (config.train.frozen_on_features and is_possible):
             return None
         valid = None
         if self.has_validation:
@@ -221,7 +217,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             lambda model: HeadModel(model.head, num_groups),
         )
 
-    def _fits_on_features(self, built: TrainedModel) -> bool:
+    def _can_train_on_features(self, built: TrainedModel) -> bool:
         """Return whether the frozen epochs' inputs of the head can be computed once.
 
         They cannot if these epochs also train layers of the backbone, with Mixup or CutMix, with a
