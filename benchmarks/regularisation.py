@@ -108,8 +108,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     fit(
         built.model, objective, rank.train_loader(built), None,
         fine_tune_phases(recipe, base_lr, num_groups), recipe,
-        accelerator=rank.accelerator, frozen_inputs=rank.frozen_inputs(built),
-        on_progress=evaluate,
+        accelerator=rank.accelerator, on_progress=evaluate,
     )  # fmt: skip
     return {"epochs": epochs}
 

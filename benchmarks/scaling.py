@@ -41,7 +41,7 @@ ASSUMED_SPEEDS = {"resnet50": (0.102, 2500), "vit_base": (0.346, 1000)}
 
 def ranks(options: argparse.Namespace, work: Path) -> None:
     """Print the throughput of one rank, two ranks and two independent trainings."""
-    arguments = _arguments(options, work, freeze_epochs=2, epochs=2)
+    arguments = _arguments(options, work, freeze_epochs=2, epochs=2, frozen_on_features=False)
     one = _speeds([_request(arguments, "one", num_processes=1, num_threads=1)])
     sent = _loopback_bytes()
     two = _speeds([_request(arguments, "two", num_processes=2, num_threads=1)])

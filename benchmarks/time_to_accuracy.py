@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,12 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
             clock.record()
 
     assert recipe.base_lr is not None
+    frozen = rank.frozen_inputs(built)
     fit(
         built.model, objective, rank.train_loader(built), None,
         fine_tune_phases(recipe, recipe.base_lr, len(built.model.layer_groups())), recipe,
-        accelerator=rank.accelerator, frozen_inputs=rank.frozen_inputs(built), on_progress=record,
+        accelerator=rank.accelerator, on_progress=record,
+        frozen_inputs=frozen and replace(frozen, valid=None),
     )  # fmt: skip
     return {"points": clock.points}
 

@@ -34,8 +34,8 @@ class EvaluateConfig(Settings):
     threshold per tag, which is unreliable for tags with few photos."""
     baselines: bool = True
     """Compare the trained model with a linear probe and the nearest neighbours, both on features of
-    the pretrained backbone, before fine-tuning. Costs one forward pass over all photos and a second
-    model folder."""
+    the pretrained backbone, before fine-tuning. Costs a forward pass over the evaluated photos and
+    a second model folder."""
     embeddings: bool = False
     """Store the pooled features of each photo with its prediction."""
 

@@ -45,7 +45,7 @@ class LaunchConfig(Settings):
     """Maximum disk space under cache_dir for the decoded photos of one split, GiB. auto: half of
     the free space, up to 48 GiB. Photos that do not fit are decoded again in every epoch. A number
     below 1 also lowers the limit of the cached features of a split, 1 GiB; above it there is no
-    linear probe."""
+    linear probe, and frozen epochs and LR finder use augmented photos."""
     photos_on_gpu: Literal["auto", "never"] = "auto"
     """auto: keep the decoded photos on the GPU if they take at most a quarter of its free memory.
     never: keep them on the host."""

@@ -120,7 +120,7 @@ class TrainConfig(Settings):
     """true: the frozen epochs train the head on cached features of the photos without augmentation:
     much faster, and as good (docs/recipe.md). false: on augmented photos. Augmented photos are also
     used if freeze_to is not -1, with Mixup or CutMix, with a sharded model, and if the features
-    take more than 1 GiB."""
+    take more than 1 GiB (or launch.decode_cache_gib, if that is less)."""
     unfreeze_to: int | None = None
     """First layer group that is trained after unfreezing; the groups before it stay frozen, which
     is faster. 0: the whole model. Empty: the first group whose peak learning rate is at least a

@@ -78,7 +78,7 @@ class Classifier(GroupedModel):
 class HeadModel(GroupedModel):
     """Head of a classifier, used as a model of features (B, D).
 
-    It has as many layer groups as the classifier; all but the last are empty.
+    It has `num_groups` layer groups; all but the last are empty.
 
     Args:
         head: Head to wrap, not copied: training it changes the classifier.

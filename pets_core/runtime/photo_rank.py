@@ -189,7 +189,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     def finder_inputs(self, built: TrainedModel) -> tuple[GroupedModel, Loader]:
         """Return the head and cached features if training starts with the head.
 
-        The whole model is used otherwise, and if the head cannot be trained on features.
+        Otherwise, and if the head cannot be trained on features, the whole model is used.
         """
         train = self.config.train
         starts_with_head = train.num_frozen_epochs > 0 or train.starts_from_probe
@@ -218,9 +218,9 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         )
 
     def _can_train_on_features(self, built: TrainedModel) -> bool:
-        """Return whether the frozen epochs' inputs of the head can be computed once.
+        """Return whether the head can be trained on cached features.
 
-        They cannot if these epochs also train layers of the backbone, with Mixup or CutMix, with a
+        It cannot if frozen epochs also train layers of the backbone, with Mixup or CutMix, with a
         sharded model, and if the features are too large to cache.
         """
         transform = self.config.transform

@@ -214,7 +214,7 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         return built.model, self.train_loader(built)
 
     def frozen_inputs(self, built: ModelT) -> PhaseInputs | None:
-        """Return the inputs of the frozen epochs; None if they are those of the others."""
+        """Return the inputs of the frozen epochs; None: the same as in the unfrozen epochs."""
         return None
 
     def fit_probe(self, built: ModelT) -> LinearProbe | None:

@@ -188,7 +188,7 @@ def train_epoch(
 
     Adds one row per step to `history.rows`: loss (mean over the global batch), gradient norm,
     momentum, learning rate of each layer group, samples per second, and the seconds spent waiting
-    for data.
+    for data. `update_ema` is called after each step, with the number of steps taken.
 
     Raises:
         PetsError: A loss is not finite, or the gradients overflow in every step (fp16).

@@ -55,23 +55,28 @@ def feature_files(config: PipelineConfig) -> list[Path]:
     [
         ("class", {"sampling": "balanced"}),
         ("tags", {}),
+        ("box", {}),
         ("class", {"ema_decay": 0.9, "keep": "best"}),
     ],
-    ids=["balanced classes", "tags", "moving average"],
+    ids=["balanced classes", "tags", "boxes", "moving average"],
 )
 def test_model_is_that_of_photos_without_augmentation(
     config_of, tmp_path, monkeypatch, targets, settings
 ):
     monkeypatch.setattr(Augment, "__call__", lambda self, photos, **_: self._empty(photos))
+    monkeypatch.setattr(
+        Augment, "maps", lambda self, side, **given: self._empty.maps(side, **given)
+    )
     models, histories, epochs = [], [], []
     for on_features in (True, False):
         chosen = settings | {"frozen_on_features": on_features}
         config = config_of(source={"targets": targets}, train=chosen)
+        config = config.model_copy(update={"cache_dir": str(tmp_path / f"cache-{on_features}")})
         trained = train(config, tmp_path / str(on_features))
         models.append(load_model(trained.model_url).model.state_dict())
         histories.append(pq.read_table(trained.history_url).to_pandas())
         epochs.append([(e.phase, e.epoch, e.train_loss, e.valid_loss) for e in trained.epochs])
-        assert len(feature_files(config)) == 2, "training and validation photos"
+        assert len(feature_files(config)) == 2 * on_features, "training and validation photos"
     for name, value in models[0].items():
         torch.testing.assert_close(value, models[1][name], rtol=1e-3, atol=1e-4, msg=name)
     rates = [history.filter(like="lr_group_") for history in histories]

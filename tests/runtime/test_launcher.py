@@ -474,8 +474,8 @@ def test_sharded_training_matches_unsharded_training(small_config, tmp_path) -> 
                 "mixed_precision": "no",
                 "freeze_epochs": 1,
                 "epochs": 1,
-                # A sharded model always trains on photos.
-                "frozen_on_features": False,
+                # A sharded model trains on photos in any case.
+                "frozen_on_features": sharded,
                 "max_grad_norm": 0.5,
                 "keep": "best",
             },
