@@ -65,6 +65,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             )
         super().__init__(request, failures)
         self._photos: dict[tuple[Split, int, Resize], DecodedPhotos] = {}
+        self._features: dict[FeatureKey, Features] = {}
 
     @property
     def config(self) -> PipelineConfig:
@@ -138,11 +139,10 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         """Return the shuffled, augmented training batches."""
         card, config = built.card, self.config
         photos = self.photos("train", card)
-        weights = self._row_weights(photos.targets)
         return PhotoLoader(
             photos,
             card.augment(config.transform),
-            self.sampler(len(photos), config.train.batch_size, config.train.seed, weights),
+            self._train_sampler(photos.targets, config.train.batch_size),
             device=self.accelerator.device,
             on_device=config.launch.photos_on_gpu == "auto"
             and fits_on_gpu(photos, self.accelerator.device),
@@ -152,12 +152,17 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             on_batch=self.watchdog.beat,
         )
 
-    def _row_weights(self, targets: NDArray[Any]) -> NDArray[np.float64] | None:
-        """Return the weights with which all classes are equally frequent, if they are set."""
-        if self.config.train.sampling == "uniform":
-            return None
-        weights: NDArray[np.float64] = 1 / np.bincount(targets)[targets]
-        return weights
+    def _train_sampler(self, targets: NDArray[Any], batch_size: int) -> BatchSampler:
+        """Return the sampler of shuffled rows, with equally frequent classes if that is set."""
+        weights = None
+        if self.config.train.sampling == "balanced":
+            weights = 1 / np.bincount(targets)[targets]
+        return self.sampler(len(targets), batch_size, self.config.train.seed, weights)
+
+    def _eval_sampler(self, num_rows: int) -> BatchSampler:
+        """Return the sampler of rows in stored order."""
+        batch_size = self.config.evaluate.batch_size * self.accelerator.num_processes
+        return self.sampler(num_rows, batch_size)
 
     def valid_loader(self, built: TrainedModel) -> PhotoLoader | None:
         """Return the center-cropped validation batches, or None if there are none."""
@@ -170,11 +175,10 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         self, photos: DecodedPhotos, transform: Transform, targets: str = "class"
     ) -> PhotoLoader:
         """Return the batches of a split in stored order."""
-        batch_size = self.config.evaluate.batch_size * self.accelerator.num_processes
         return PhotoLoader(
             photos,
             transform,
-            self.sampler(len(photos), batch_size),
+            self._eval_sampler(len(photos)),
             device=self.accelerator.device,
             targets=targets,
             on_batch=self.watchdog.beat,
@@ -208,8 +212,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         valid = None
         if self.has_validation:
             features = self.features("valid", built)
-            batch_size = config.evaluate.batch_size * self.accelerator.num_processes
-            valid = self._row_loader(features, self.sampler(len(features), batch_size))
+            valid = self._row_loader(features, self._eval_sampler(len(features)))
         num_groups = len(built.model.layer_groups())
         return PhaseInputs(
             self._feature_loader(built, config.train.batch_size),
@@ -234,16 +237,27 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     def _feature_loader(self, built: TrainedModel, batch_size: int) -> RowLoader:
         """Return shuffled batches of the training photos' features."""
         features = self.features("train", built)
-        weights = self._row_weights(features.targets.numpy(force=True))
-        seed = self.config.train.seed
-        return self._row_loader(features, self.sampler(len(features), batch_size, seed, weights))
+        targets = features.targets.numpy(force=True)
+        return self._row_loader(features, self._train_sampler(targets, batch_size))
 
     def _row_loader(self, features: Features, sampler: BatchSampler) -> RowLoader:
         return RowLoader(features.read, sampler, self.accelerator.device, self.watchdog.beat)
 
     def features(self, split: Split, built: TrainedModel) -> Features:
-        """Open the features of a split's photos without augmentation, shared by local ranks."""
+        """Open the features of a split's plain photos once; shared by local ranks."""
         accelerator, card = self.accelerator, built.card
+        # Files of earlier versions have no name for squish.
+        other = () if card.resize == "squish" else (card.resize,)
+        key = FeatureKey(
+            dataset=self.manifest.fingerprint,
+            split=split,
+            view=repr((card.backbone, card.image_size, card.resize_to, *other)),
+            precision=self.precision,
+            device=accelerator.device.type,
+            weights=checksum(built.model.body),
+        )
+        if key in self._features:
+            return self._features[key]
         photos = self.photos(split, card)
         num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         batch_size = self.config.evaluate.batch_size * num_local
@@ -256,17 +270,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             device=accelerator.device,
             on_batch=self.watchdog.beat,
         )
-        # Files of earlier versions have no name for squish.
-        other = () if card.resize == "squish" else (card.resize,)
-        key = FeatureKey(
-            dataset=self.manifest.fingerprint,
-            split=split,
-            view=repr((card.backbone, card.image_size, card.resize_to, *other)),
-            precision=self.precision,
-            device=accelerator.device.type,
-            weights=checksum(built.model.body),
-        )
-        return open_features(
+        self._features[key] = opened = open_features(
             built,
             photos,
             loader,
@@ -276,6 +280,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             watchdog=self.watchdog,
             on_progress=self.report,
         )
+        return opened
 
     def fit_probe(self, built: TrainedModel) -> LinearProbe | None:
         """Fit the head on the features, if training starts from it or for comparison."""
