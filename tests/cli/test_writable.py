@@ -37,7 +37,13 @@ def no_home(tmp_path) -> Path:
     return tmp_path / "file/home"
 
 
-@pytest.fixture(params=["below a file", "proc", "read-only"])
+@pytest.fixture(
+    params=[
+        "below a file",
+        pytest.param("proc", marks=pytest.mark.slow),
+        pytest.param("read-only", marks=pytest.mark.slow),
+    ]
+)
 def home(request, no_home) -> Path:
     if request.param == "read-only":
         return request.getfixturevalue("mount")("ro")
@@ -70,13 +76,22 @@ def test_unwritable_home_is_reported_in_one_line_per_folder(home, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "train", "collab", "ui"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run",
+        pytest.param("train", marks=pytest.mark.slow),
+        pytest.param("collab", marks=pytest.mark.slow),
+        pytest.param("ui", marks=pytest.mark.slow),
+    ],
+)
 def test_only_the_prefect_home_is_reported_if_the_cache_is_writable(no_home, command, tmp_path):
     code, (line,) = run_pets((command,), no_home, PETS_CACHE_DIR=str(tmp_path / "cache"))
     assert code == 2
     assert line.startswith(f"error: PREFECT_HOME = {no_home}/.prefect: cannot be written (")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [("ingest",), ("collab", "--ratings.url", "https://host.invalid/ratings.csv")]
 )
@@ -92,6 +107,7 @@ def test_configured_server_needs_no_writable_home(no_home):
     assert line.startswith("error: PREFECT_API_URL = http://127.0.0.1:9/api: Failed to reach")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["size=1m", "nr_inodes=1"])
 def test_full_prefect_home_is_reported(mount, option, tmp_path):
     code, (line,) = run_pets(

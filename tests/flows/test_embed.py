@@ -42,6 +42,7 @@ def config(tmp_path, photos) -> PipelineConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_embed_flow_writes_embeddings_and_near_duplicates(
     config, model_url, photos, read_artifacts, capsys

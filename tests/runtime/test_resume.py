@@ -95,7 +95,7 @@ def seed() -> int:
     [
         pytest.param("rank", marks=pytest.mark.slow),
         pytest.param("launcher", marks=pytest.mark.nightly),
-        pytest.param("caller", marks=pytest.mark.slow),
+        pytest.param("caller", marks=pytest.mark.nightly),
         pytest.param("terminated", marks=pytest.mark.nightly),
     ],
 )

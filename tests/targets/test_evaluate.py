@@ -4,8 +4,6 @@ import csv
 import html
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,19 +61,6 @@ def test_report_values_match_the_predictions(config, draw_classes, write):
     assert {r["name"]: float(r["recall"]) for r in rows} == pytest.approx(recall.to_dict())
     stored = EvalReport.model_validate_json(Path(report.file("report.json")).read_bytes())
     assert stored == report.model_copy(update={"seconds": stored.seconds})
-
-
-def test_evaluation_runs_without_torch(config, draw_classes, write):
-    url = write(draw_classes(50))
-    code = (
-        "import sys; from pets_core.config.pipeline import PipelineConfig;"
-        "from pets_core.targets.evaluate import evaluate, find_prediction_files;"
-        "config = PipelineConfig(store=sys.argv[1]);"
-        "evaluate(config, sys.argv[1] + '/runs/r', find_prediction_files(sys.argv[2]));"
-        "sys.exit('torch' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, config.store, url], check=True)
-    assert (Path(config.store) / "runs/r/evaluation/report.html").exists()
 
 
 def test_markup_in_names_is_escaped(config, draw_classes, write):
