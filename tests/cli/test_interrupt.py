@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +25,7 @@ import pytest
     ],
 )
 def test_stopped_run_leaves_no_process_and_the_expected_state(
-    tmp_path, drawn_sample, number, code, state
+    tmp_path, drawn_sample, prefect_home, number, code, state
 ):
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (40, 120))
@@ -33,10 +34,11 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
         "--store", str(tmp_path / "store"), "--cache_dir", str(tmp_path / "cache"),
         "--model.image_size", "32",
     ]  # fmt: skip
+    home = shutil.copytree(prefect_home, tmp_path / "prefect")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     process = subprocess.Popen(
         command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-        env=environment | {"PREFECT_HOME": str(tmp_path / "prefect"), "DO_NOT_TRACK": "1"},
+        env=environment | {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1"},
     )  # fmt: skip
     os.close(terminal)
     output = bytearray()
@@ -63,7 +65,7 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
     assert "Crash detected" not in output.decode()
     assert "Unable to connect" not in output.decode()
     assert processes.wait_for_exit(started)
-    with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:
+    with sqlite3.connect(home / "prefect.db") as database:
         assert database.execute("select state_name from flow_run").fetchall() == [(state,)]
 
 

@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from prefect_server import Server
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/new-target.md").read_text()
@@ -38,7 +40,9 @@ def coat_folder(tmp_path_factory, jpeg) -> Path:
     return folder
 
 
-def pets(coat_folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def pets(
+    coat_folder: Path, *arguments: str, server: Server | None = None
+) -> subprocess.CompletedProcess:
     command = [
         sys.executable,
         "-m",
@@ -48,26 +52,33 @@ def pets(coat_folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         str(coat_folder / "store"),
         *arguments[1:],
     ]
-    environment = os.environ | {
-        "PYTHONPATH": f"{coat_folder}:{ROOT}",
-        "PREFECT_HOME": str(coat_folder / "prefect"),
-    }
+    environment = server.environment if server else os.environ
+    environment = environment | {"PYTHONPATH": f"{coat_folder}:{ROOT}"}
     return subprocess.run(
         command, cwd=coat_folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
-def run(coat_folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def run(
+    coat_folder: Path, *arguments: str, server: Server | None = None
+) -> subprocess.CompletedProcess:
     return pets(
         coat_folder, "run", "--source.url", "coats.csv", "--source.label_column", "condition",
         "--source.targets", "coat:COAT", "--cache_dir", str(coat_folder / "cache"),
-        "--gate.promote", *SMALL, *arguments,
+        "--gate.promote", *SMALL, *arguments, server=server,
     )  # fmt: skip
 
 
+@pytest.fixture
+def server(tmp_path, prefect_home) -> Iterator[Server]:
+    running = Server(tmp_path, prefect_home)
+    with running.started():
+        yield running
+
+
 @pytest.mark.slow
-def test_documented_custom_target_runs_end_to_end(coat_folder) -> None:
-    first = run(coat_folder, "--gate.max_value", "4")
+def test_documented_custom_target_runs_end_to_end(coat_folder, server) -> None:
+    first = run(coat_folder, "--gate.max_value", "4", server=server)
     assert first.returncode == 0, first.stdout + first.stderr
     assert re.search(r"Grades off +\d\.", first.stdout)
     assert "Grades with the largest errors" in first.stdout
@@ -81,10 +92,10 @@ def test_documented_custom_target_runs_end_to_end(coat_folder) -> None:
     assert "grades the coat from 1 to 5" in (Path(model) / "README.md").read_text()
     assert "Grades with the largest errors" not in (evaluation / "report.html").read_text()
     assert 'id="grades"' in (evaluation / "report.html").read_text()
-    listed = json.loads(pets(coat_folder, "models list", "--json").stdout)
+    listed = json.loads(pets(coat_folder, "models list", "--json", server=server).stdout)
     assert [row["aliases"] for row in listed] == [["champion"]]
     # The gate compares the next model by the metric of this target.
-    second = run(coat_folder, "--train.seed", "1", "--gate.min_improvement", "4")
+    second = run(coat_folder, "--train.seed", "1", "--gate.min_improvement", "4", server=server)
     assert second.returncode == 3
     assert re.search(r"grades off \S+ \(champion: .* is below gate.min_improv", second.stdout)
     done = pets(
@@ -95,6 +106,7 @@ def test_documented_custom_target_runs_end_to_end(coat_folder) -> None:
         "photos",
         "--to",
         str(coat_folder / "out"),
+        server=server,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = pd.read_parquet(coat_folder / "out/predictions")
