@@ -235,8 +235,8 @@ class LRSearch:
 
     @property
     def suggestions(self) -> dict[str, float]:
-        """All suggested learning rates by name: minimum, steepest, valley, slide."""
-        return {name: rate for name, rate in self.record.rates.items() if rate is not None}
+        """All suggested learning rates by name: minimum, steepest, valley, slide, middle."""
+        return self.record.rates
 
     def curve(self) -> pd.DataFrame:
         """Return learning rate and loss of each step."""

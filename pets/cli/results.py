@@ -92,10 +92,11 @@ def show_sweep(result: SweepResult) -> None:
 
 
 def show_lr_suggestion(found: LRSuggestion) -> None:
-    """Print the chosen learning rate, the other suggestions, and the files."""
-    print(f"\nbase_lr      {found.chosen:.2e}  ({found.suggestion}; {found.num_steps} steps)")
+    """Print the chosen learning rate, the suggestions, and the files."""
+    origin = found.suggestion if found.rates else "train.base_lr, no suggestion"
+    print(f"\nbase_lr      {found.chosen:.2e}  ({origin}; {found.num_steps} steps)")
     for name, value in found.rates.items():
-        print(f"  {name:10} {'no suggestion' if value is None else f'{value:.2e}'}")
+        print(f"  {name:10} {value:.2e}")
     print(f"Curve        {found.curve_url}\nPlot         {found.plot_url}")
 
 

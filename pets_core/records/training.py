@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
@@ -12,23 +13,49 @@ __all__ = [
     "EpochMetrics",
     "LRSuggestion",
     "MetricInfo",
+    "Suggestions",
     "SweepResult",
     "TrainResult",
     "Trial",
 ]
 
 
-class LRSuggestion(Record):
-    """Learning rates suggested by the range test.
+class Suggestions(Record):
+    """Learning rates read off the curve of a range test, by fastai's rules of the same names.
 
-    `minimum`, `steepest`, `valley` and `slide` follow fastai's rules of these names; None: the
-    curve gives no suggestion.
+    None: the curve gives no suggestion.
 
     Attributes:
         minimum: A tenth of the rate of the lowest loss.
         steepest: Rate at which the loss falls fastest per decade.
         valley: Rate half-way down the longest descent of the loss.
         slide: Rate at which the slope settles, from the right (Nguyen's interval slide rule).
+    """
+
+    minimum: float | None = None
+    steepest: float | None = None
+    valley: float | None = None
+    slide: float | None = None
+
+    @property
+    def middle(self) -> float | None:
+        """Geometric mean of `minimum` and `valley`; docs/recipe.md compares it with the others."""
+        if self.minimum is None or self.valley is None:
+            return None
+        return math.sqrt(self.minimum * self.valley)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Suggested rates by name."""
+        names = ("minimum", "steepest", "valley", "slide", "middle")
+        rates = {name: getattr(self, name) for name in names}
+        return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+class LRSuggestion(Suggestions):
+    """Result of the LR finder: the suggested learning rates, and the chosen one.
+
+    Attributes:
         chosen: Learning rate of the chosen suggestion; `train.base_lr` if it is None.
         suggestion: Name of the chosen suggestion.
         num_steps: Optimizer steps before the loss diverged.
@@ -37,22 +64,12 @@ class LRSuggestion(Record):
         plot_url: Plot of the curve, PNG.
     """
 
-    minimum: float | None = None
-    steepest: float | None = None
-    valley: float | None = None
-    slide: float | None = None
     chosen: float
     suggestion: str
     num_steps: int
     seconds: float
     curve_url: str
     plot_url: str
-
-    @property
-    def rates(self) -> dict[str, float | None]:
-        """Suggested rates by name."""
-        names = ("minimum", "steepest", "valley", "slide")
-        return {name: getattr(self, name) for name in names}
 
 
 class MetricInfo(Record):

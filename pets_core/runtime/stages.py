@@ -14,7 +14,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD
 from pets_core.plots.training import lr_curve, ridge_curve, training_curves
-from pets_core.records.training import EpochMetrics, LRSuggestion, TrainResult
+from pets_core.records.training import EpochMetrics, LRSuggestion, Suggestions, TrainResult
 from pets_core.runtime.rank import BuiltModel, Rank
 from pets_core.storage.layout import PROBE, TRAINING_PLOT
 from pets_core.training.batch_norm import check_batch_norm
@@ -54,14 +54,14 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     if not rank.accelerator.is_main_process:
         return None
     suggestions, suggestion = _suggestions(rank, curve), rank.suggestion
-    chosen = suggestions[suggestion] if suggestions else config.train.base_lr
+    chosen = suggestions.rates.get(suggestion, config.train.base_lr)
     folder = storage.join(rank.request.run_url, "lr_find")
     curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
     write_curve(curve_url, curve)
-    picture = lr_curve(curve.rates, curve.losses, curve.smoothed, suggestions, suggestion)
+    picture = lr_curve(curve.rates, curve.losses, curve.smoothed, suggestions.rates, suggestion)
     storage.write_bytes(plot_url, picture)
     return LRSuggestion(
-        **suggestions,
+        **dict(suggestions),
         chosen=chosen,
         suggestion=suggestion,
         num_steps=len(curve.rates),
@@ -71,10 +71,10 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     )
 
 
-def _suggestions(rank: Rank[Any, Any], curve: Curve) -> dict[str, float]:
-    """Return the suggested rates by name.
+def _suggestions(rank: Rank[Any, Any], curve: Curve) -> Suggestions:
+    """Return the suggested rates.
 
-    Without a suggestion, warn and return an empty dict if `train.base_lr` is set: training uses
+    Without a suggestion, warn and return an empty record if `train.base_lr` is set: training uses
     that.
 
     Raises:
@@ -82,12 +82,12 @@ def _suggestions(rank: Rank[Any, Any], curve: Curve) -> dict[str, float]:
     """
     config = rank.request.config
     try:
-        return vars(read_suggestions(curve, config.lr_find))
+        return read_suggestions(curve, config.lr_find)
     except PetsError as error:
         if config.train.base_lr is None:
             raise PetsError(f"{error}, or set train.base_lr") from error
         rank.warn(f"{error}. Training uses train.base_lr = {config.train.base_lr:g}")
-        return {}
+        return Suggestions()
 
 
 def train(rank: Rank[Any, Any]) -> TrainResult | None:

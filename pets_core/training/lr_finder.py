@@ -22,13 +22,13 @@ from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.models.grouped import GroupedModel
 from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.records.training import Suggestions
 from pets_core.targets.objective import Objective
 from pets_core.training.loop import train_step
 from pets_core.training.prepared import Loader, prepare
 
 __all__ = [
     "Curve",
-    "Suggestions",
     "lr_find",
     "read_suggestions",
     "smooth",
@@ -55,16 +55,6 @@ class Curve:
     rates: npt.NDArray[np.float64]
     losses: npt.NDArray[np.float64]
     smoothed: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Suggestions:
-    """Suggested learning rates, by fastai's four rules (see `suggest`)."""
-
-    minimum: float
-    steepest: float
-    valley: float
-    slide: float
 
 
 def lr_find(
@@ -145,7 +135,7 @@ def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
 
 
 def read_suggestions(curve: Curve, config: LRFindConfig) -> Suggestions:
-    """Read four suggestions off the curve of a range test.
+    """Read suggestions off the curve of a range test.
 
     Raises:
         PetsError: The loss diverged within the first 10 steps, or it only rises.
@@ -159,11 +149,7 @@ def read_suggestions(curve: Curve, config: LRFindConfig) -> Suggestions:
 
 
 def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> Suggestions:
-    """Read four suggestions off a curve, as fastai's `lr_find` does.
-
-    minimum: a tenth of the rate with the lowest loss. steepest: where the loss falls fastest per
-    decade. valley: half-way down the longest descent. slide: where the slope settles, from the
-    right (Nguyen's interval slide rule).
+    """Read suggestions off a curve, as fastai's `lr_find` does.
 
     Args:
         rates: Shape (n,), rising, n at least 2.

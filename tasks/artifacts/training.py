@@ -22,7 +22,6 @@ def publish_lr(suggestion: LRSuggestion) -> None:
     rows = [
         [f"**{name}** (used)" if name == suggestion.suggestion else name, f"{rate:.2e}"]
         for name, rate in suggestion.rates.items()
-        if rate is not None
     ]
     suggested = table(["suggestion", "learning rate"], rows)
     if not rows:

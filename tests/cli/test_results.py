@@ -136,7 +136,8 @@ def test_output_of_the_lr_finder_lists_all_suggestions(capsys):
         LRSuggestion(
             minimum=0.02,
             steepest=0.003,
-            valley=0.004,
+            valley=0.0045,
+            slide=0.01,
             chosen=0.003,
             suggestion="steepest",
             num_steps=90,
@@ -150,8 +151,9 @@ def test_output_of_the_lr_finder_lists_all_suggestions(capsys):
         "base_lr      3.00e-03  (steepest; 90 steps)",
         "  minimum    2.00e-02",
         "  steepest   3.00e-03",
-        "  valley     4.00e-03",
-        "  slide      no suggestion",
+        "  valley     4.50e-03",
+        "  slide      1.00e-02",
+        "  middle     9.49e-03",
         "Curve        c.parquet",
         "Plot         p.png",
     ]

@@ -81,7 +81,7 @@ def test_pipeline_for_tags(config_of, tmp_path, read_artifacts, capsys):
     assert set(artifacts) == SHARED | {"tags", "thresholds", "top-losses", "label-issues"}
     assert "148 photos of 39 tags" in artifacts["dataset-summary"]
     assert "valid F1 per photo" in artifacts["training-curves"]
-    assert "**steepest** (used)" in artifacts["lr-finder"]
+    assert "**middle** (used)" in artifacts["lr-finder"]
     assert artifacts["top-losses"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in artifacts.values())
     predictions = predictions_of(report)
@@ -147,7 +147,7 @@ def test_pipeline_for_coordinates(config_of, tmp_path, read_artifacts, targets):
     artifacts = read_artifacts(state.state_details.flow_run_id)
     assert set(artifacts) == SHARED | {"numbers", "residuals", "worst-errors", "label-issues"}
     assert f"valid {report.primary.name}" in artifacts["training-curves"]
-    assert "**minimum** (used)" in artifacts["lr-finder"], "the steepest point is noise here"
+    assert "**minimum** (used)" in artifacts["lr-finder"]
     assert artifacts["worst-errors"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in artifacts.values())
     predictions = predictions_of(report)
@@ -176,6 +176,7 @@ def test_pipeline_for_coordinates(config_of, tmp_path, read_artifacts, targets):
     )
 
 
+@pytest.mark.slow
 def test_pipeline_for_numbers_of_a_table(config_of, tmp_path, jpeg, read_artifacts):
     """The numbers are the brightness of a photo and half of it."""
     from PIL import Image

@@ -36,6 +36,12 @@ def test_valley_is_in_the_descent() -> None:
     assert valley == pytest.approx(RATES[int(end / 3) + int(end / 6)], rel=0.2)
 
 
+def test_middle_is_halfway_between_minimum_and_valley() -> None:
+    found = suggest(RATES, falling_then_rising())
+    assert found.valley < found.middle < found.minimum
+    assert found.middle / found.valley == pytest.approx(found.minimum / found.middle)
+
+
 def test_slide_stops_where_slopes_agree() -> None:
     assert 1e-6 <= suggest(RATES, falling_then_rising()).slide <= 1.0
     assert suggest(RATES, np.linspace(3, 1, 100)).slide == RATES[84]
