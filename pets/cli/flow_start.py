@@ -11,13 +11,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pets.cli.commands import EVALUATE_PREDICTIONS, FLOW_COMMANDS
 from pets.cli.exit_codes import FAILED, REJECTED, print_error
 from pets_core.errors import PetsError
+from pets_core.runtime.importing import import_object
 
 if TYPE_CHECKING:
     from pets_core.config.pipeline import PipelineConfig
@@ -166,7 +166,7 @@ def _runs_ranks_here(name: str, config: PipelineConfig | RatingsConfig) -> bool:
 def _load_flow(name: str) -> tuple[Any, Callable[[Any], None]]:
     """Import the flow of a command and the function that prints its result."""
     command = FLOW_COMMANDS[name]
-    return resolve_name(f"flows.{command.flow}"), resolve_name(f"pets.cli.{command.show}")
+    return import_object(f"flows.{command.flow}"), import_object(f"pets.cli.{command.show}")
 
 
 def _program() -> str:

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 
+from pets_core.runtime.importing import import_object
 from pets_core.runtime.signals import die_with_parent
 
 __all__ = ["main"]
@@ -35,9 +36,8 @@ def main() -> None:
     os.environ.pop("PREFECT_API_URL", None)
     import uvicorn
 
-    config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on"
-    )
+    create_app = import_object("prefect.server.api.server:create_app")
+    config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 

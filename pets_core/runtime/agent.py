@@ -1,14 +1,13 @@
 """The agent: the process that starts the ranks of each stage on one machine.
 
-`python -m pets_core.runtime.agent` is a fork server (`pets_core.runtime.fork_server`) whose
-children are the launchers of one stage each. A job has the arguments REQUEST.json and MACHINE.
+A fork server (`pets_core.runtime.fork_server`) calls `run_stage` in a child, the launcher of one
+stage. A job has the arguments REQUEST.json and MACHINE.
 The other machines connect to machine 0. The launcher forks the ranks; with several machines, torch
 elastic starts them as new processes.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import signal
@@ -26,7 +25,6 @@ from torch.distributed.launcher.api import elastic_launch
 from pets_core.config.launch import LaunchConfig
 from pets_core.runtime import worker
 from pets_core.runtime.failures import RankFailure, to_failure, write_failure
-from pets_core.runtime.fork_server import serve
 from pets_core.runtime.request import Request, parse_request
 from pets_core.runtime.signals import SHUTDOWN_SECONDS, fork
 from pets_core.runtime.stage_table import STAGES
@@ -166,9 +164,3 @@ def _join_timeout_message(config: LaunchConfig, machine: int) -> str:
         f"launch.rdzv_endpoint = {config.rdzv_endpoint} within launch.join_timeout_seconds = "
         f"{config.join_timeout_seconds}; {remedy}"
     )
-
-
-if __name__ == "__main__":
-    # A garbage collection in a child would write to these pages and so copy them.
-    gc.freeze()
-    serve(run_stage)

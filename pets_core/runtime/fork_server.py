@@ -1,11 +1,11 @@
 """Fork server: a process that imports torch once and forks a child for each stage.
 
-Importing torch, timm and accelerate takes seconds of CPU. A fork server imports them once, while
-the flow does other work. Each stage then starts in a child within milliseconds. The child is
-isolated like a new process: a crash ends that child alone, and its memory and its GPU context are
-released when it exits. The standard library's `multiprocessing.forkserver` works alike, but its
-children import the caller's main module again, and it accepts neither an environment nor an idle
-timeout.
+Importing torch, timm and accelerate takes seconds of CPU. A fork server, which is
+`python -m pets_core.runtime.fork_server MODULE:FUNCTION`, imports them once, while the flow does
+other work. Each stage then starts in a child within milliseconds. The child is isolated like a new
+process: a crash ends that child alone, and its memory and its GPU context are released when it
+exits. The standard library's `multiprocessing.forkserver` works alike, but its children import the
+caller's main module again, and it accepts neither an environment nor an idle timeout.
 
 Only Linux forks. On other systems the system libraries do not survive a fork, and a server runs
 one job and exits.
@@ -32,6 +32,7 @@ from multiprocessing.connection import wait as wait_until_readable
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from pets_core.runtime.importing import import_object
 from pets_core.runtime.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_exit
 
 __all__ = ["ForkServer", "Job", "forked", "prestart", "serve", "stop_process"]
@@ -118,18 +119,18 @@ class ForkServer:
     """Client of a fork server; the server exits when the client is closed.
 
     Args:
-        module: Module whose `__main__` calls `serve`.
+        work: MODULE:FUNCTION, which `serve` calls in each child.
         environment: Environment variables of the server and its children.
     """
 
-    def __init__(self, module: str, environment: dict[str, str]) -> None:
-        self._key = (module, environment, Path.cwd())
+    def __init__(self, work: str, environment: dict[str, str]) -> None:
+        self._key = (work, environment, Path.cwd())
         self._job: Job | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._connection, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", "pets_core.runtime.fork_server", work],
                 stdin=theirs.fileno(),
                 stdout=self._log,
                 stderr=self._log,
@@ -139,9 +140,9 @@ class ForkServer:
                 process_group=0,
             )
 
-    def is_reusable_for(self, module: str, environment: dict[str, str]) -> bool:
-        """Whether the server is idle and has this module, environment and working folder."""
-        return self.is_idle and self._key == (module, environment, Path.cwd())
+    def is_reusable_for(self, work: str, environment: dict[str, str]) -> bool:
+        """Whether the server is idle and has this function, environment and working folder."""
+        return self.is_idle and self._key == (work, environment, Path.cwd())
 
     @property
     def is_idle(self) -> bool:
@@ -215,20 +216,20 @@ _LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def forked(module: str, environment: dict[str, str], arguments: Sequence[str]) -> Iterator[Job]:
+def forked(work: str, environment: dict[str, str], arguments: Sequence[str]) -> Iterator[Job]:
     """Start a child of the idle server, if its environment matches, or of a new server.
 
     The server is kept for the next call until it has been idle for a minute or this process exits.
 
     Args:
-        module: Module whose `__main__` calls `serve`.
+        work: MODULE:FUNCTION, which the child calls.
         environment: Environment variables of the server and its children.
         arguments: Arguments of the child.
 
     Raises:
         ConnectionError: The server did not start; the message contains its output.
     """
-    server, job = _start(module, environment, arguments)
+    server, job = _start(work, environment, arguments)
     try:
         yield job
     finally:
@@ -236,23 +237,23 @@ def forked(module: str, environment: dict[str, str], arguments: Sequence[str]) -
 
 
 def _start(
-    module: str, environment: dict[str, str], arguments: Sequence[str]
+    work: str, environment: dict[str, str], arguments: Sequence[str]
 ) -> tuple[ForkServer, Job]:
     with _LOCK:
         kept = _idle_servers.pop() if _idle_servers else None
-    if kept and kept.is_reusable_for(module, environment):
+    if kept and kept.is_reusable_for(work, environment):
         # The server may exit at this moment.
         with contextlib.suppress(ConnectionError):
             return kept, kept.start(arguments)
     elif kept:
         kept.close()
-    server = ForkServer(module, environment)
+    server = ForkServer(work, environment)
     return server, server.start(arguments)
 
 
-def prestart(module: str, environment: dict[str, str]) -> None:
+def prestart(work: str, environment: dict[str, str]) -> None:
     """Start a server now, so that its imports run in parallel with other work."""
-    _keep(ForkServer(module, environment))
+    _keep(ForkServer(work, environment))
 
 
 def _keep(server: ForkServer) -> None:
@@ -341,3 +342,7 @@ def _end_with_caller(connection: socket.socket) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SHUTDOWN_SECONDS)
     hard_exit(1)
+
+
+if __name__ == "__main__":
+    serve(import_object(sys.argv[1]))

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger(__name__)
-_AGENT = "pets_core.runtime.agent"
+_AGENT = "pets_core.runtime.agent:run_stage"
 _POLL_SECONDS = 0.5
 _TERMINATE_SECONDS = 30.0
 

@@ -1,12 +1,10 @@
-"""Fork server without torch, whose jobs perform the action in their arguments."""
+"""Jobs of a fork server without torch: they perform the action in their arguments."""
 
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-
-from pets_core.runtime import fork_server
 
 __all__: list[str] = []
 
@@ -31,12 +29,11 @@ def work(arguments) -> int:
     return 1
 
 
-if __name__ == "__main__":
-    if "ECHO_IDLE_SECONDS" in os.environ:
-        fork_server._IDLE_SECONDS = float(os.environ["ECHO_IDLE_SECONDS"])
-    if "ECHO_PLATFORM" in os.environ:
-        sys.platform = os.environ["ECHO_PLATFORM"]
-    time.sleep(float(os.environ.get("ECHO_IMPORT_SECONDS", "0")))
-    if "ECHO_BROKEN" in os.environ:
-        sys.exit("no module named torch")
-    fork_server.serve(work)
+# The server imports this module.
+if "ECHO_IDLE_SECONDS" in os.environ:
+    sys.modules["__main__"]._IDLE_SECONDS = float(os.environ["ECHO_IDLE_SECONDS"])
+if "ECHO_PLATFORM" in os.environ:
+    sys.platform = os.environ["ECHO_PLATFORM"]
+time.sleep(float(os.environ.get("ECHO_IMPORT_SECONDS", "0")))
+if "ECHO_BROKEN" in os.environ:
+    sys.exit("no module named torch")

@@ -50,8 +50,8 @@ def parent(pid: int) -> int:
 
 def agents(pid: int) -> list[int]:
     """Return the fork servers below a process."""
-    module = "pets_core.runtime.agent"
-    found = [child for child in descendants(pid) if module in arguments(child)]
+    work = "pets_core.runtime.agent:run_stage"
+    found = [child for child in descendants(pid) if work in arguments(child)]
     # Forked children have the same command line.
     return [child for child in found if parent(child) not in found]
 

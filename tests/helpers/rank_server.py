@@ -1,13 +1,13 @@
-"""Fork server whose jobs run ranks that perform the action in their arguments."""
+"""Jobs of a fork server: ranks that perform the action in their arguments."""
 
 import os
 import signal
+from collections.abc import Sequence
 from datetime import timedelta
 
 from torch.distributed import TCPStore
 
 from pets_core.runtime import supervisor
-from pets_core.runtime.fork_server import serve
 
 __all__: list[str] = []
 
@@ -63,11 +63,8 @@ def rank(action: str) -> int:
         os.read(signals, 1)
 
 
-def launch(num_ranks: str, action: str) -> int:
+def run(arguments: Sequence[str]) -> int:
+    num_ranks, action = arguments
     if action == "stubborn":
         supervisor.SHUTDOWN_SECONDS = 3
     return supervisor.supervise_ranks(int(num_ranks), lambda: rank(action))
-
-
-if __name__ == "__main__":
-    serve(lambda arguments: launch(*arguments))

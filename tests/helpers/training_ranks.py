@@ -1,10 +1,10 @@
-"""Fork server whose jobs run a training scenario on CPU ranks; rank 0 prints the result."""
+"""Jobs of a fork server: a training scenario on CPU ranks; rank 0 prints the result."""
 
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -21,7 +21,6 @@ from pets_core.errors import PetsError
 from pets_core.evaluation import predict
 from pets_core.models.classifier import Classifier
 from pets_core.runtime import supervisor
-from pets_core.runtime.fork_server import serve
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.history import History
@@ -266,6 +265,7 @@ def work(scenario: str, kind: str) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str]) -> int:
     sys.stdout.reconfigure(line_buffering=True)
-    serve(lambda args: supervisor.supervise_ranks(int(args[0]), lambda: work(*args[1:])))
+    num_ranks, *scenario = arguments
+    return supervisor.supervise_ranks(int(num_ranks), lambda: work(*scenario))

@@ -30,7 +30,7 @@ def run(environment):
     """Function that runs a job to its end and returns its exit code and output."""
 
     def run_job(*arguments: str, **variables: str) -> tuple[int, str]:
-        with forked("echo_server", environment | variables, arguments) as job:
+        with forked("echo_server:work", environment | variables, arguments) as job:
             output = job.stdout.read()
             code = job.wait(30)
             job.stdout.close()
@@ -74,7 +74,7 @@ def test_other_environment_or_folder_starts_another_server(run, tmp_path, monkey
 
 
 def test_concurrent_jobs_use_separate_servers(run, environment) -> None:
-    with forked("echo_server", environment, ["wait"]) as job:
+    with forked("echo_server:work", environment, ["wait"]) as job:
         assert job.stdout.readline() == "waiting\n"
         assert server_and_child(run)[0] != str(processes.parent(job.pid))
         job.terminate()
@@ -84,7 +84,7 @@ def test_concurrent_jobs_use_separate_servers(run, environment) -> None:
 
 def test_prestarted_server_runs_the_first_job(run, environment) -> None:
     before = processes.children(os.getpid())
-    prestart("echo_server", environment)
+    prestart("echo_server:work", environment)
     (idle,) = {*processes.children(os.getpid())} - {*before}
     assert server_and_child(run)[0] == str(idle)
 
@@ -105,7 +105,7 @@ def test_server_startup_failure_reports_the_reason(run) -> None:
 
 
 def test_leaving_the_context_ends_the_job(environment) -> None:
-    with forked("echo_server", environment, ["wait"]) as job:
+    with forked("echo_server:work", environment, ["wait"]) as job:
         job.stdout.readline()
         server = processes.parent(job.pid)
     job.stdout.close()
@@ -113,7 +113,7 @@ def test_leaving_the_context_ends_the_job(environment) -> None:
 
 
 def test_job_ends_when_its_server_is_killed(environment) -> None:
-    server = ForkServer("echo_server", environment)
+    server = ForkServer("echo_server:work", environment)
     job = server.start(["wait"])
     job.stdout.readline()
     os.kill(processes.parent(job.pid), signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_job_ends_when_its_server_is_killed(environment) -> None:
 CALLER = """
 import os
 from pets_core.runtime.fork_server import forked
-with forked("echo_server", dict(os.environ), ["wait"]) as job:
+with forked("echo_server:work", dict(os.environ), ["wait"]) as job:
     print(job.pid, job.stdout.readline(), flush=True)
     job.wait()
 """
@@ -150,7 +150,7 @@ def test_killed_caller_leaves_no_processes(environment, platform) -> None:
 IDLE_CALLER = """
 import os, time
 from pets_core.runtime.fork_server import forked
-with forked("echo_server", dict(os.environ), ["ids"]) as job:
+with forked("echo_server:work", dict(os.environ), ["ids"]) as job:
     print(job.stdout.readline(), flush=True)
     job.wait()
 time.sleep(600)
@@ -172,7 +172,7 @@ def test_killed_caller_leaves_no_idle_server(environment) -> None:
 
 
 def test_close_ends_a_server_that_is_still_importing(environment) -> None:
-    slow = ForkServer("echo_server", environment | {"ECHO_IMPORT_SECONDS": "600"})
+    slow = ForkServer("echo_server:work", environment | {"ECHO_IMPORT_SECONDS": "600"})
     slow.close()
     assert not slow.is_idle
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux fork
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    running = ForkServer("rank_server", os.environ | {"PYTHONPATH": str(HELPERS)})
+    running = ForkServer("rank_server:run", os.environ | {"PYTHONPATH": str(HELPERS)})
     yield running
     running.close()
 

@@ -24,7 +24,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    running = ForkServer("training_ranks", os.environ | {"PYTHONPATH": str(HELPERS)})
+    running = ForkServer("training_ranks:run", os.environ | {"PYTHONPATH": str(HELPERS)})
     yield running
     running.close()
 

@@ -163,9 +163,46 @@ def open_decoded(
     Raises:
         PetsError: A shard is missing or fails its checksum.
     """
-    total, photo_bytes = manifest.splits[split].num_rows, size * size * 3
     folder = Path(cache_dir).expanduser() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
+    num_decoded, (pixels, data, ends) = _find_or_decode(
+        folder, manifest, split, (size, resize), limit_gib, on_progress
+    )
+    column = TARGET_COLUMNS[target_spec(manifest.targets).storage]
+    table = read_photo_tables(manifest.files(split), ["id", column])
+    encoded = None
+    if num_decoded < len(table):
+        encoded = EncodedPhotos(np.memmap(data, np.uint8, "r"), np.fromfile(ends, np.int64))
+    shape = (num_decoded, size, size, 3)
+    return DecodedPhotos(
+        np.memmap(pixels, np.uint8, "r", shape=shape) if num_decoded else np.empty(shape, np.uint8),
+        _targets(table[column]),
+        table["id"].to_pylist(),
+        encoded,
+        resize,
+    )
+
+
+def _find_or_decode(
+    folder: Path,
+    manifest: DatasetManifest,
+    split: Split,
+    form: tuple[int, Resize],
+    limit_gib: float | Literal["auto"],
+    on_progress: OnProgress,
+) -> tuple[int, list[Path]]:
+    """Return the number of decoded photos and the three cache files, which are written if needed.
+
+    Args:
+        folder: Folder of the cache.
+        manifest: Manifest of a committed data set.
+        split: Split to decode.
+        form: Side of the square, and how photos become squares.
+        limit_gib: As for `open_decoded`.
+        on_progress: Called with the number of photos processed.
+    """
+    size, resize = form
+    total, photo_bytes = manifest.splits[split].num_rows, size * size * 3
     other = () if resize == "squish" else (resize,)
     identity = (_VERSION, manifest.fingerprint, split, size, *other)
     key = sha256(repr(identity).encode()).hexdigest()[:24]
@@ -179,26 +216,13 @@ def open_decoded(
         else:
             num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
         files = [folder / f"{name}-{num_decoded}.{kind}" for kind in ("u8", "encoded", "ends")]
-        pixels, data, ends = files
         # The pixel file is renamed last. After a power failure it may be truncated.
-        if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
+        if not files[0].exists() or files[0].stat().st_size != num_decoded * photo_bytes:
             remove_unused(folder)
-            _decode_all(manifest, split, (size, resize), num_decoded, files, on_progress)
+            _decode_all(manifest, split, form, num_decoded, files, on_progress)
         for file in files:
             mark_used(file)
-    column = TARGET_COLUMNS[target_spec(manifest.targets).storage]
-    table = read_photo_tables(manifest.files(split), ["id", column])
-    encoded = None
-    if num_decoded < total:
-        encoded = EncodedPhotos(np.memmap(data, np.uint8, "r"), np.fromfile(ends, np.int64))
-    shape = (num_decoded, size, size, 3)
-    return DecodedPhotos(
-        np.memmap(pixels, np.uint8, "r", shape=shape) if num_decoded else np.empty(shape, np.uint8),
-        _targets(table[column]),
-        table["id"].to_pylist(),
-        encoded,
-        resize,
-    )
+    return num_decoded, files
 
 
 def _num_cached(folder: Path, name: str, photo_bytes: int) -> int:

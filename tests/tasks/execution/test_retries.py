@@ -173,7 +173,7 @@ def test_an_error_of_the_launcher_is_recorded(tmp_path):
 def test_an_error_of_a_forked_launcher_is_recorded(tmp_path):
     path = tmp_path / "request.json"
     path.write_text("{}")
-    with forked("pets_core.runtime.agent", worker_environment(), [str(path), "0"]) as job:
+    with forked("pets_core.runtime.agent:run_stage", worker_environment(), [str(path), "0"]) as job:
         assert job.wait(60) == 1
     assert not read_failures(tmp_path)[0].is_retryable
 
