@@ -235,7 +235,7 @@ class LRSearch:
 
     @property
     def suggestions(self) -> dict[str, float]:
-        """All suggested learning rates by name: minimum, steepest, valley, slide, middle."""
+        """All suggested learning rates by name: minimum, steepest, valley, slide, limited."""
         return self.record.rates
 
     def curve(self) -> pd.DataFrame:

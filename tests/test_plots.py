@@ -16,7 +16,7 @@ from pets_core.records.training import EpochMetrics, MetricInfo
 NAMES = [breed.name for breed in BREEDS]
 MAX_BYTES = 200_000
 SUGGESTIONS = {"minimum": 3e-3, "steepest": 1.2e-3, "valley": 1.4e-3, "slide": 2e-2,
-               "middle": 2.05e-3}  # fmt: skip
+               "limited": 1.4e-3}  # fmt: skip
 
 
 def opened(png):

@@ -70,9 +70,10 @@ class LRFindConfig(Settings):
     faster, with a similar curve. false: train the whole model on augmented photos. The whole model
     is also used if training does not start with the head, with Mixup or CutMix, with a sharded
     model, and if the features take more than 1 GiB."""
-    suggestion: Literal["auto", "minimum", "steepest", "valley", "slide", "middle"] = "auto"
-    """Suggestion that training uses if train.base_lr is empty. auto: middle, the geometric mean of
-    minimum and valley, but minimum for numbers and coordinates, whose loss falls late."""
+    suggestion: Literal["auto", "minimum", "steepest", "valley", "slide", "limited"] = "auto"
+    """Suggestion that training uses if train.base_lr is empty. auto: limited, which is
+    steepest, but at least valley and at most the geometric mean of minimum and valley; minimum for
+    numbers and coordinates, whose loss falls late."""
 
     @model_validator(mode="after")
     def _check_range(self) -> LRFindConfig:

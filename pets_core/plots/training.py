@@ -46,7 +46,7 @@ def lr_curve(
         rates: Learning rate of each step, rising, shape (n,).
         losses: Loss of each step, shape (n,).
         smoothed: Running mean of the losses, shape (n,).
-        suggestions: Learning rates by name: minimum, steepest, valley, slide, middle.
+        suggestions: Learning rates by name: minimum, steepest, valley, slide, limited.
         chosen: Name of the suggestion that training uses.
 
     Returns:

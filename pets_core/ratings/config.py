@@ -145,7 +145,7 @@ class RatingsLRFindConfig(LRFindConfig):
 
     on_features: Literal[False] = False
     """Fixed: ratings have no features."""
-    suggestion: Literal["minimum", "steepest", "valley", "slide", "middle"] = "valley"
+    suggestion: Literal["minimum", "steepest", "valley", "slide", "limited"] = "valley"
     """Suggestion that training uses if train.base_lr is not set. Factors start near 0, so the loss
     falls late, and the steepest point is often noise before that."""
 

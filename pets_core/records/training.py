@@ -38,16 +38,21 @@ class Suggestions(Record):
     slide: float | None = None
 
     @property
-    def middle(self) -> float | None:
-        """Geometric mean of `minimum` and `valley`; docs/recipe.md compares it with the others."""
-        if self.minimum is None or self.valley is None:
+    def limited(self) -> float | None:
+        """`steepest`, at least `valley` and at most the geometric mean of `minimum` and `valley`.
+
+        Noise can make the loss steepest at far too low a rate, and where it keeps falling, the
+        steepest point is at too high a rate (docs/recipe.md).
+        """
+        if self.minimum is None or self.steepest is None or self.valley is None:
             return None
-        return math.sqrt(self.minimum * self.valley)
+        highest = math.sqrt(self.minimum * self.valley)
+        return min(max(self.steepest, self.valley), highest)
 
     @property
     def rates(self) -> dict[str, float]:
         """Suggested rates by name."""
-        names = ("minimum", "steepest", "valley", "slide", "middle")
+        names = ("minimum", "steepest", "valley", "slide", "limited")
         rates = {name: getattr(self, name) for name in names}
         return {name: rate for name, rate in rates.items() if rate is not None}
 

@@ -1,8 +1,8 @@
 """Fork server: a process that imports torch once and forks a child for each stage.
 
-Importing torch, timm and accelerate takes seconds of CPU. A fork server, which is
-`python -m pets_core.runtime.fork_server MODULE:FUNCTION`, imports them once, while the flow does
-other work. Each stage then starts in a child within milliseconds. The child is isolated like a new
+Importing torch, timm and accelerate takes seconds of CPU. A fork server (`python -m
+pets_core.runtime.fork_server MODULE:FUNCTION`) imports them once, while the flow does other work.
+Each stage then starts in a child within milliseconds. The child is isolated like a new
 process: a crash ends that child alone, and its memory and its GPU context are released when it
 exits. The standard library's `multiprocessing.forkserver` works alike, but its children import the
 caller's main module again, and it accepts neither an environment nor an idle timeout.

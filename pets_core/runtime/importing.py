@@ -19,9 +19,11 @@ def import_object(name: str) -> Any:
     Args:
         name: Name of the object, such as "package.module:function".
     """
+    is_enabled = gc.isenabled()
     gc.disable()
     try:
         return resolve_name(name)
     finally:
         gc.freeze()
-        gc.enable()
+        if is_enabled:
+            gc.enable()

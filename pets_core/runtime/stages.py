@@ -54,11 +54,12 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     if not rank.accelerator.is_main_process:
         return None
     suggestions, suggestion = _suggestions(rank, curve), rank.suggestion
-    chosen = suggestions.rates.get(suggestion, config.train.base_lr)
+    rates = suggestions.rates
+    chosen = rates[suggestion] if rates else config.train.base_lr
     folder = storage.join(rank.request.run_url, "lr_find")
     curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
     write_curve(curve_url, curve)
-    picture = lr_curve(curve.rates, curve.losses, curve.smoothed, suggestions.rates, suggestion)
+    picture = lr_curve(curve.rates, curve.losses, curve.smoothed, rates, suggestion)
     storage.write_bytes(plot_url, picture)
     return LRSuggestion(
         **dict(suggestions),

@@ -202,7 +202,7 @@ class Target(PredictionColumns):
     """
 
     spec: ClassVar[TargetSpec]
-    suggestion: ClassVar[Literal["middle", "minimum"]] = "middle"
+    suggestion: ClassVar[Literal["limited", "minimum"]] = "limited"
     has_maps: ClassVar[bool] = False
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = False

@@ -157,7 +157,7 @@ complete_last() {
 COMPLETED = {
     "batch": "batch-predict",
     "run --train.unf": "--train.unfrozen_lr_div --train.unfreeze_to",
-    "run --lr_find.suggestion ''": "auto middle minimum slide steepest valley",
+    "run --lr_find.suggestion ''": "auto limited minimum slide steepest valley",
     "train --train.recipe p": "probe",
     "collab --recommender.model ''": "dot neural",
     "models ''": "list show promote rollback",

@@ -153,7 +153,26 @@ def test_output_of_the_lr_finder_lists_all_suggestions(capsys):
         "  steepest   3.00e-03",
         "  valley     4.50e-03",
         "  slide      1.00e-02",
-        "  middle     9.49e-03",
+        "  limited    4.50e-03",
+        "Curve        c.parquet",
+        "Plot         p.png",
+    ]
+
+
+def test_output_of_the_lr_finder_without_suggestions(capsys):
+    show_lr_suggestion(
+        LRSuggestion(
+            chosen=0.003,
+            suggestion="limited",
+            num_steps=4,
+            seconds=1.0,
+            curve_url="c.parquet",
+            plot_url="p.png",
+        )
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "base_lr      3.00e-03  (train.base_lr, no suggestion; 4 steps)",
         "Curve        c.parquet",
         "Plot         p.png",
     ]

@@ -81,7 +81,7 @@ def test_pipeline_for_tags(config_of, tmp_path, read_artifacts, capsys):
     assert set(artifacts) == SHARED | {"tags", "thresholds", "top-losses", "label-issues"}
     assert "148 photos of 39 tags" in artifacts["dataset-summary"]
     assert "valid F1 per photo" in artifacts["training-curves"]
-    assert "**middle** (used)" in artifacts["lr-finder"]
+    assert "**limited** (used)" in artifacts["lr-finder"]
     assert artifacts["top-losses"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in artifacts.values())
     predictions = predictions_of(report)

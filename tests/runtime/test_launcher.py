@@ -68,7 +68,7 @@ def test_every_stage_runs_in_ranks(small_config, tmp_path) -> None:
         on_progress=reported.append,
     )
     assert suggestion.num_steps == 12
-    assert suggestion.chosen == suggestion.middle
+    assert suggestion.chosen == suggestion.limited
     result = launch(train_request(config, run_url), TrainResult, on_progress=reported.append)
     assert [epoch.phase for epoch in result.epochs] == ["frozen", "unfrozen"]
     predicted = launch(

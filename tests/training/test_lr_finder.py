@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
+from pets_core.records.training import Suggestions
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training import lr_finder
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, suggest, trim_curve
@@ -36,10 +37,12 @@ def test_valley_is_in_the_descent() -> None:
     assert valley == pytest.approx(RATES[int(end / 3) + int(end / 6)], rel=0.2)
 
 
-def test_middle_is_halfway_between_minimum_and_valley() -> None:
-    found = suggest(RATES, falling_then_rising())
-    assert found.valley < found.middle < found.minimum
-    assert found.middle / found.valley == pytest.approx(found.minimum / found.middle)
+@pytest.mark.parametrize(
+    ("steepest", "limited"), [(1e-6, 1e-3), (1e-3, 1e-3), (3e-3, 3e-3), (4e-3, 4e-3), (9e-3, 4e-3)]
+)
+def test_limited_is_between_valley_and_its_geometric_mean_with_minimum(steepest, limited) -> None:
+    found = Suggestions(minimum=1.6e-2, steepest=steepest, valley=1e-3, slide=1.0)
+    assert found.limited == pytest.approx(limited)
 
 
 def test_slide_stops_where_slopes_agree() -> None:
