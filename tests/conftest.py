@@ -112,10 +112,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
+def pytest_collectstart() -> None:
+    """Pause garbage collection, which takes a fifth of the time of the imports."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Exclude imported objects from garbage collection, which takes 0.3 s each time."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
@@ -260,7 +265,7 @@ def faulty_agent(monkeypatch) -> str:
     """Use an agent whose rank 1 cannot read the champion; return the error's message."""
     from pets_core.runtime import launcher
 
-    monkeypatch.setattr(launcher, "_AGENT", "faulty_agent")
+    monkeypatch.setattr(launcher, "_AGENT", "faulty_agent:run_stage")
     helpers = str(Path(__file__).parent / "helpers")
     paths = [helpers, *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pets_core.errors import PetsError
-from pets_core.runtime import agent, photo_stages, ratings_stages
-from pets_core.runtime.fork_server import serve
+from pets_core.runtime import photo_stages, ratings_stages
+from pets_core.runtime.agent import run_stage
 
-__all__: list[str] = []
+__all__ = ["run_stage"]
 
 
 def failing_on_rank_1(load: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -22,6 +22,3 @@ def failing_on_rank_1(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 photo_stages.load_model = failing_on_rank_1(photo_stages.load_model)
 ratings_stages.load_recommender = failing_on_rank_1(ratings_stages.load_recommender)
-
-if __name__ == "__main__":
-    serve(agent.run_stage)
