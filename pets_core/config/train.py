@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pets_core.config.base import Settings
 from pets_core.config.rates import RateSlice
-from pets_core.records.base import Resize
+from pets_core.records.base import Resize, SuggestionName
 
 __all__ = [
     "LRFindConfig",
@@ -70,7 +70,7 @@ class LRFindConfig(Settings):
     faster, with a similar curve. false: train the whole model on augmented photos. The whole model
     is also used if training does not start with the head, with Mixup or CutMix, with a sharded
     model, and if the features take more than 1 GiB."""
-    suggestion: Literal["auto", "minimum", "steepest", "valley", "slide", "limited"] = "auto"
+    suggestion: Literal["auto", SuggestionName] = "auto"
     """Suggestion that training uses if train.base_lr is empty. auto: limited, which is
     steepest, but at least valley and at most the geometric mean of minimum and valley; minimum for
     numbers and coordinates, whose loss falls late."""

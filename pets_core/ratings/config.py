@@ -12,6 +12,7 @@ from pets_core.config.launch import LaunchConfig, check_sharding
 from pets_core.config.registry import RegistryConfig
 from pets_core.config.run import RunConfig
 from pets_core.config.train import LRFindConfig, TrainConfig
+from pets_core.records.base import SuggestionName
 
 __all__ = [
     "DEFAULT_WEIGHT_DECAY",
@@ -145,7 +146,7 @@ class RatingsLRFindConfig(LRFindConfig):
 
     on_features: Literal[False] = False
     """Fixed: ratings have no features."""
-    suggestion: Literal["minimum", "steepest", "valley", "slide", "limited"] = "valley"
+    suggestion: SuggestionName = "valley"
     """Suggestion that training uses if train.base_lr is not set. Factors start near 0, so the loss
     falls late, and the steepest point is often noise before that."""
 

@@ -13,6 +13,7 @@ __all__ = [
     "RecordT",
     "Resize",
     "Split",
+    "SuggestionName",
     "parse_record",
     "renamed",
 ]
@@ -20,6 +21,8 @@ __all__ = [
 Split = Literal["train", "valid", "test"]
 Resize = Literal["squish", "crop", "pad"]
 """How a photo becomes a square: stretched, its largest centred square, or with grey borders."""
+SuggestionName = Literal["minimum", "steepest", "valley", "slide", "limited"]
+"""Rules for a learning rate from a range test; see `pets_core.records.training.Suggestions`."""
 
 
 RecordT = TypeVar("RecordT", bound=BaseModel)

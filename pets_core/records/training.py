@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from pets_core.records.base import Record
+from pets_core.records.base import Record, SuggestionName
 
 __all__ = [
     "EpochMetrics",
@@ -52,8 +52,7 @@ class Suggestions(Record):
     @property
     def rates(self) -> dict[str, float]:
         """Suggested rates by name."""
-        names = ("minimum", "steepest", "valley", "slide", "limited")
-        rates = {name: getattr(self, name) for name in names}
+        rates = {name: getattr(self, name) for name in get_args(SuggestionName)}
         return {name: rate for name, rate in rates.items() if rate is not None}
 
 

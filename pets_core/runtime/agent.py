@@ -1,9 +1,8 @@
 """The agent: the process that starts the ranks of each stage on one machine.
 
 A fork server (`pets_core.runtime.fork_server`) calls `run_stage` in a child, the launcher of one
-stage. A job has the arguments REQUEST.json and MACHINE.
-The other machines connect to machine 0. The launcher forks the ranks; with several machines, torch
-elastic starts them as new processes.
+stage. A job has the arguments REQUEST.json and MACHINE. The other machines connect to machine 0.
+The launcher forks the ranks; with several machines, torch elastic starts them as new processes.
 """
 
 from __future__ import annotations

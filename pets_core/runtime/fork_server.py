@@ -2,10 +2,10 @@
 
 Importing torch, timm and accelerate takes seconds of CPU. A fork server (`python -m
 pets_core.runtime.fork_server MODULE:FUNCTION`) imports them once, while the flow does other work.
-Each stage then starts in a child within milliseconds. The child is isolated like a new
-process: a crash ends that child alone, and its memory and its GPU context are released when it
-exits. The standard library's `multiprocessing.forkserver` works alike, but its children import the
-caller's main module again, and it accepts neither an environment nor an idle timeout.
+Each stage then starts in a child within milliseconds. The child is isolated like a new process: a
+crash ends that child alone, and its memory and its GPU context are released when it exits. The
+standard library's `multiprocessing.forkserver` works alike, but its children import the caller's
+main module again, and it accepts neither an environment nor an idle timeout.
 
 Only Linux forks. On other systems the system libraries do not survive a fork, and a server runs
 one job and exits.
@@ -35,7 +35,7 @@ from typing import IO, Any, NoReturn
 from pets_core.runtime.importing import import_object
 from pets_core.runtime.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_exit
 
-__all__ = ["ForkServer", "Job", "forked", "prestart", "serve", "stop_process"]
+__all__ = ["ForkServer", "Job", "forked", "prestart", "stop_process"]
 
 _IDLE_SECONDS = 60.0
 """Idle time after which a server exits; the next stage starts another."""
@@ -119,7 +119,7 @@ class ForkServer:
     """Client of a fork server; the server exits when the client is closed.
 
     Args:
-        work: MODULE:FUNCTION, which `serve` calls in each child.
+        work: MODULE:FUNCTION, called with the arguments of a job in its child.
         environment: Environment variables of the server and its children.
     """
 
@@ -274,7 +274,7 @@ def _close_all() -> None:
 os.register_at_fork(after_in_child=_idle_servers.clear)
 
 
-def serve(work: Callable[[Sequence[str]], int]) -> NoReturn:
+def _serve(work: Callable[[Sequence[str]], int]) -> NoReturn:
     """Serve jobs from standard input: run `work` in a child for each; never return.
 
     Args:
@@ -345,4 +345,4 @@ def _end_with_caller(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    serve(import_object(sys.argv[1]))
+    _serve(import_object(sys.argv[1]))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from pets_core.evaluation.gallery import Gallery
 from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.evaluation.predictions import PredictionColumns, Predictions, PredictionsInfo
 from pets_core.models.card import ModelCard
+from pets_core.records.base import SuggestionName
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import TargetSpec
 
@@ -202,7 +203,7 @@ class Target(PredictionColumns):
     """
 
     spec: ClassVar[TargetSpec]
-    suggestion: ClassVar[Literal["limited", "minimum"]] = "limited"
+    suggestion: ClassVar[SuggestionName] = "limited"
     has_maps: ClassVar[bool] = False
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = False

@@ -10,11 +10,8 @@ from pets_core.runtime.importing import import_object
 
 
 @pytest.fixture(autouse=True)
-def unfrozen() -> Iterator[None]:
-    frozen = gc.get_freeze_count()
+def enabled() -> Iterator[None]:
     yield
-    if not frozen:
-        gc.unfreeze()
     gc.enable()
 
 

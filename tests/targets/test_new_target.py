@@ -52,8 +52,8 @@ def pets(
         str(coat_folder / "store"),
         *arguments[1:],
     ]
-    environment = server.environment if server else os.environ
-    environment = environment | {"PYTHONPATH": f"{coat_folder}:{ROOT}"}
+    given = server.environment if server else os.environ
+    environment = given | {"PYTHONPATH": f"{coat_folder}:{ROOT}"}
     return subprocess.run(
         command, cwd=coat_folder, env=environment, capture_output=True, text=True, check=False
     )
